@@ -1,0 +1,125 @@
+//! The channel between stage1 and stage2.
+//!
+//! In namespaces it is a SOCK_SEQPACKET pair: one JSON message in a packet, fds by SCM_RIGHTS. In a guest it is a byte
+//! stream (a virtio-console port): each frame is a little-endian u32 length, then that many bytes: one JSON message, in
+//! which stream data is base64. stage1 treats everything from stage2 as hostile: the pod may have taken it over.
+
+use crate::control::Exec;
+use crate::name::AppName;
+use crate::status::AppEnd;
+use serde::{Deserialize, Serialize};
+
+/// The longest packet or frame.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
+
+/// stage1 → stage2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// First message in namespaces, in the socket before stage2 runs. The packet carries, for each entry and in order, as
+    /// many fds as it says: `cgroup.procs` files, open for writing, that the app's first process writes `0` to.
+    Start {
+        /// How many cgroup fds each app has.
+        cgroups: Vec<(AppName, usize)>,
+        /// Size of the caller's terminal (rows, columns), for an app on a tty.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tty: Option<(u16, u16)>,
+    },
+    /// Stop the pod.
+    Stop {
+        /// Overrides the apps' grace time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_millis: Option<u64>,
+    },
+    /// A signal for every app (SIGHUP, SIGUSR1 … that the supervisor received).
+    Signal {
+        /// Signal number.
+        signal: i32,
+    },
+    /// Start a process beside an app; in namespaces the packet carries its three fds, or none for a tty.
+    Exec {
+        /// Chosen by stage1; names the session in what follows.
+        session: u32,
+        /// What to start.
+        exec: Exec,
+    },
+    /// Signal an exec session.
+    ExecSignal {
+        /// Which session.
+        session: u32,
+        /// Signal number.
+        signal: i32,
+    },
+    /// A terminal's new size; session 0 is the app's own.
+    Resize {
+        /// Which session.
+        session: u32,
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+    /// Guest only: bytes for a standard input; empty: its end. Session 0 is the app with `stdin`.
+    Input {
+        /// Which session.
+        session: u32,
+        /// Base64.
+        data: String,
+    },
+}
+
+/// stage2 → stage1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Event {
+    /// The app's program was executed. For an app on a tty in namespaces the packet carries the terminal's master fd.
+    Started {
+        /// Which.
+        app: AppName,
+    },
+    /// The app ended. `again`: it will be restarted.
+    Ended {
+        /// Which.
+        app: AppName,
+        /// How.
+        end: AppEnd,
+        /// Its restart policy starts it again.
+        again: bool,
+    },
+    /// The app said READY=1.
+    Ready {
+        /// Which.
+        app: AppName,
+    },
+    /// An exec session's program was executed; with a tty in namespaces, the packet carries the master fd.
+    ExecStarted {
+        /// Which session.
+        session: u32,
+    },
+    /// An exec session ended.
+    ExecEnded {
+        /// Which session.
+        session: u32,
+        /// How.
+        end: AppEnd,
+    },
+    /// Guest only: bytes of a standard output.
+    Output {
+        /// 0 for the apps, or an exec session.
+        session: u32,
+        /// 1 or 2.
+        stream: u8,
+        /// Base64.
+        data: String,
+    },
+    /// Guest only: the pod is over, with this exit code; the guest powers off. In namespaces it is stage2's exit status.
+    PodEnded {
+        /// Exit code of the pod.
+        exit: u8,
+    },
+    /// stage2 could not do its work: the pod ends with 125.
+    Failed {
+        /// One line.
+        message: String,
+    },
+}

@@ -1,0 +1,33 @@
+//! `host.json`: what the pod holds of the host, so that gc can release it after any death. Each entry is written before
+//! the thing is made; gc therefore meets entries whose thing never came to be.
+
+use crate::json::Version;
+use crate::name::AppName;
+use crate::pod::IdRange;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The resources of one pod on the host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Always [`crate::VERSION`].
+    pub version: Version,
+    /// All cgroup directories of the pod, parents before children; gc removes them in the reverse order.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
+    /// For each app the cgroup directories its first process must join before it runs: one on cgroup v2, one for each
+    /// controller in use on v1. stage1-namespaces reads this; a VM's process joins `supervisor` alone.
+    #[serde(default)]
+    pub app_cgroups: BTreeMap<AppName, Vec<PathBuf>>,
+    /// The cgroup directories that stage0 itself joined before it became stage1.
+    #[serde(default)]
+    pub supervisor_cgroups: Vec<PathBuf>,
+    /// A leased range of user ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_range: Option<IdRange>,
+    /// A named network namespace, as a path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_namespace: Option<PathBuf>,
+}

@@ -1,0 +1,45 @@
+//! `stage1.json`: what a stage1 is and can do. It lies beside the stage1's executables.
+
+use crate::features::Feature;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// File name, for a stage1 that is a directory or an image. The built-in stages are `stage1-NAME.json` beside `pod`.
+pub const FILE: &str = "stage1.json";
+
+/// One stage1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage1 {
+    /// Versions of `pod.json` that it accepts.
+    pub versions: Vec<u32>,
+    /// For messages.
+    pub name: String,
+    /// What it can do. A pod that needs more is refused by stage0.
+    pub features: BTreeSet<Feature>,
+    /// How it wants the app roots.
+    pub root: RootForm,
+    /// Executables, relative to the directory of this file.
+    pub entrypoints: Entrypoints,
+}
+
+/// How a stage1 wants the root of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootForm {
+    /// Directories, to be stacked by overlayfs.
+    Tree,
+    /// One EROFS image.
+    Block,
+}
+
+/// The commands of a stage1. Each is argv; the first is a path relative to `stage1.json`. stage0 appends the pod's UUID.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entrypoints {
+    /// Becomes the supervisor of the pod: cwd and fds as the README says.
+    pub run: Vec<String>,
+    /// Releases what this stage1 left outside the pod directory and `host.json`; idempotent. Absent: nothing is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gc: Option<Vec<String>>,
+}
