@@ -12,6 +12,14 @@ use serde::{Deserialize, Serialize};
 /// The longest packet or frame.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 
+/// Guest only: so many bytes of stream data may be under way in each direction of a session, over all its streams, before the
+/// receiver has passed them on and said so by `Taken`. So neither side ever queues more, and a reader that stands still holds up
+/// its own session and nothing else.
+pub const WINDOW_BYTES: usize = 128 << 10;
+
+/// Guest only: at most this much stream data in one message, before base64.
+pub const DATA_BYTES_MAX: usize = 32 << 10;
+
 /// stage1 → stage2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
@@ -66,6 +74,13 @@ pub enum Command {
         /// Base64.
         data: String,
     },
+    /// Guest only: so many bytes of this session's `Output` were passed on.
+    Taken {
+        /// Which session.
+        session: u32,
+        /// How many, added to what was said before.
+        bytes: u32,
+    },
 }
 
 /// stage2 → stage1.
@@ -112,6 +127,15 @@ pub enum Event {
         /// Base64.
         data: String,
     },
+    /// Guest only: so many bytes of this session's `Input` were passed on, or dropped because nobody reads them any more.
+    Taken {
+        /// Which session.
+        session: u32,
+        /// How many, added to what was said before.
+        bytes: u32,
+    },
+    /// Guest only, its first event: the guest's PID 1 runs and has the channel.
+    Booted,
     /// Guest only: the pod is over, with this exit code; the guest powers off. In namespaces it is stage2's exit status.
     PodEnded {
         /// Exit code of the pod.
