@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// The longest packet or frame.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 
+/// The most fds in one packet; the kernel's limit (SCM_MAX_FD) is 253.
+pub const FDS_MAX: usize = 250;
+
 /// Guest only: so many bytes of stream data may be under way in each direction of a session, over all its streams, before the
 /// receiver has passed them on and said so by `Taken`. So neither side ever queues more, and a reader that stands still holds up
 /// its own session and nothing else.
@@ -25,7 +28,8 @@ pub const DATA_BYTES_MAX: usize = 32 << 10;
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
     /// First message in namespaces, in the socket before stage2 runs. The packet carries, for each entry and in order, as
-    /// many fds as it says: `cgroup.procs` files, open for writing, that the app's first process writes `0` to.
+    /// many fds as it says: `cgroup.procs` files, open for writing, that the app's first process writes `0` to. A packet
+    /// holds at most [`FDS_MAX`]; the rest follow in packets of one byte `+`.
     Start {
         /// How many cgroup fds each app has.
         cgroups: Vec<(AppName, usize)>,
