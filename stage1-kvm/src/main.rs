@@ -1,1 +1,48 @@
-fn main() {}
+//! stage1-kvm runs a pod in a microVM.
+//!
+//! `stage1-kvm run UUID` is the supervisor: stage0 becomes it, with the caller's privilege (root), in the host's
+//! namespaces. It plans the machine, starts a hypervisor as a child, and then speaks with stage2 in the guest over one byte
+//! stream, whose every byte is hostile. It never maps guest memory and never opens a path that the guest chose.
+//! `stage1-kvm vmm` is that child for the built-in hypervisor: it gets all it needs as open fds, jails itself and runs
+//! the vCPUs.
+
+mod builtin;
+mod channel;
+mod control;
+mod hypervisor;
+mod initramfs;
+mod kernel;
+mod plan;
+mod qemu;
+mod record;
+mod roots;
+mod run;
+mod sink;
+mod supervise;
+mod sys;
+mod terminal;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["run", uuid] => run::run(uuid),
+        ["vmm"] => return builtin::main(),
+        _ => {
+            eprintln!("stage1-kvm: usage: stage1-kvm run UUID");
+            return ExitCode::from(contract::exit::USAGE);
+        }
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("pod: run: {error:#}");
+            if let Some(hint) = error.downcast_ref::<run::Hint>() {
+                eprintln!("hint: {}", hint.advice);
+            }
+            ExitCode::from(contract::exit::FAILURE)
+        }
+    }
+}

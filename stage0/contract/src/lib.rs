@@ -10,6 +10,7 @@ pub mod control;
 pub mod dir;
 pub mod exit;
 pub mod features;
+pub mod guest;
 pub mod host;
 pub mod json;
 pub mod kernel;

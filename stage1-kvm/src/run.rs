@@ -1,0 +1,50 @@
+//! The supervisor from start to end, as a table of contents.
+
+use crate::{hypervisor, initramfs, kernel, plan, record, roots, supervise};
+use anyhow::{Context, Result, bail};
+use contract::name::PodUuid;
+use contract::pod::Pod;
+use std::fmt;
+use std::fs::File;
+
+/// An error that knows what the user can do about it.
+#[derive(Debug)]
+pub(crate) struct Hint {
+    /// What went wrong.
+    pub(crate) message: String,
+    /// What to do.
+    pub(crate) advice: String,
+}
+
+impl Hint {
+    /// An error with its advice.
+    pub(crate) fn error(message: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
+        Self { message: message.into(), advice: advice.into() }.into()
+    }
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Hint {}
+
+/// Runs the pod of the current directory and gives its exit code.
+pub(crate) fn run(uuid: &str) -> Result<u8> {
+    let uuid = PodUuid::parse(uuid)?;
+    let file = File::open(contract::dir::POD).context("open `pod.json`")?;
+    let pod: Pod = contract::json::read(file).context("read `pod.json`")?;
+    if pod.uuid != uuid {
+        bail!("`pod.json` is of pod {}, not {uuid}", pod.uuid);
+    }
+    let kernel = kernel::find(&pod)?;
+    let disks = roots::disks(&pod)?;
+    let shares = roots::shares(&pod)?;
+    let plan = plan::plan(&pod, kernel, disks, shares)?;
+    let initramfs = initramfs::build(&pod, &plan)?;
+    record::supervisor()?;
+    let machine = hypervisor::start(&plan, initramfs)?;
+    supervise::supervise(&pod, machine)
+}
