@@ -4,9 +4,9 @@
 
 use crate::channel::Channel;
 use crate::sink::Sink;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
-use contract::channel::Command;
+use contract::channel::{Command, DATA_BYTES_MAX, WINDOW_BYTES};
 use contract::control::{Exec, MESSAGE_BYTES_MAX, Reply, Request};
 use contract::dir;
 use contract::status::AppEnd;
@@ -22,8 +22,6 @@ use std::os::unix::net::UnixStream;
 
 /// Connections at once.
 const CLIENTS_MAX: usize = 64;
-/// One read of an input.
-const INPUT_BYTES_MAX: usize = 16 << 10;
 
 /// The socket and those who are connected.
 #[derive(Debug)]
@@ -45,6 +43,8 @@ struct Client {
 struct Session {
     id: u32,
     input: Option<OwnedFd>,
+    /// Bytes of input that the guest has not passed on yet.
+    under_way: usize,
     outputs: [Sink; 2],
     /// What the client gets when the process runs: its end of a socket pair that stands for the terminal.
     terminal: Option<OwnedFd>,
@@ -96,7 +96,7 @@ impl Control {
         for (index, client) in self.clients.iter().enumerate() {
             sources.push((Source::Client(index), client.socket.as_fd()));
             let Some(session) = &client.session else { continue };
-            if let Some(fd) = session.input.as_ref().filter(|_| input) {
+            if let Some(fd) = session.input.as_ref().filter(|_| input && session.under_way < WINDOW_BYTES) {
                 sources.push((Source::Input(index), fd.as_fd()));
             }
             for (stream, sink) in session.outputs.iter().enumerate() {
@@ -116,7 +116,7 @@ impl Control {
             Source::Input(index) => self.input(index, channel)?,
             Source::Output(index, stream) => {
                 if let Some(session) = &mut self.clients[index].session {
-                    session.outputs[stream].write();
+                    taken(session.id, session.outputs[stream].write(), channel)?;
                 }
             }
         }
@@ -187,8 +187,14 @@ impl Control {
         };
         self.session_last += 1;
         let id = self.session_last;
-        self.clients[index].session =
-            Some(Session { id, input: Some(input), outputs: outputs.map(Sink::new), terminal, end: None });
+        self.clients[index].session = Some(Session {
+            id,
+            input: Some(input),
+            under_way: 0,
+            outputs: outputs.map(Sink::new),
+            terminal,
+            end: None,
+        });
         channel.send(&Command::Exec { session: id, exec })
     }
 
@@ -206,14 +212,19 @@ impl Control {
     fn input(&mut self, index: usize, channel: &mut Channel) -> Result<()> {
         let Some(session) = &mut self.clients[index].session else { return Ok(()) };
         let Some(fd) = &session.input else { return Ok(()) };
-        let (data, end) = read_input(fd.as_fd());
-        if let Some(data) = data {
-            channel.send(&Command::Input { session: session.id, data })?;
-        }
-        if end {
+        let Some(bytes) = read_input(fd.as_fd(), WINDOW_BYTES - session.under_way) else { return Ok(()) };
+        session.under_way += bytes.len();
+        if bytes.is_empty() {
             session.input = None;
         }
-        Ok(())
+        channel.send(&Command::Input { session: session.id, data: BASE64_STANDARD.encode(bytes) })
+    }
+
+    /// `Event::Taken` of a session.
+    pub(crate) fn passed_on(&mut self, id: u32, bytes: usize) {
+        if let Some(session) = self.session(id).and_then(|client| client.session.as_mut()) {
+            session.under_way = session.under_way.saturating_sub(bytes);
+        }
     }
 
     fn session(&mut self, id: u32) -> Option<&mut Client> {
@@ -231,12 +242,10 @@ impl Control {
     pub(crate) fn output(&mut self, id: u32, stream: usize, bytes: &[u8], channel: &mut Channel) -> Result<()> {
         let Some(client) = self.session(id) else { return Ok(()) };
         let Some(session) = &mut client.session else { return Ok(()) };
-        session.outputs[stream].push(bytes);
-        if session.outputs[stream].is_congested() {
-            client.closed = true;
-            client.kill(channel)?;
+        if bytes.len() + session.outputs.iter().map(Sink::len).sum::<usize>() > WINDOW_BYTES {
+            bail!("the guest sent more output of session {id} than it may");
         }
-        Ok(())
+        taken(id, session.outputs[stream].push(bytes), channel)
     }
 
     /// `Event::ExecEnded`: the client hears it when it has taken all output.
@@ -293,15 +302,23 @@ impl Client {
     }
 }
 
-/// Reads once: base64 for `Command::Input`, and whether it was the end (an empty input says so to the guest).
-pub(crate) fn read_input(fd: BorrowedFd<'_>) -> (Option<String>, bool) {
-    let mut buffer = [0; INPUT_BYTES_MAX];
-    match rustix::io::read(fd, &mut buffer) {
-        Ok(0) => (Some(String::new()), true),
-        Ok(count) => (Some(BASE64_STANDARD.encode(&buffer[..count])), false),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => (None, false),
-        Err(_) => (Some(String::new()), true),
+/// Tells the guest that it may send as much again.
+pub(crate) fn taken(session: u32, bytes: usize, channel: &mut Channel) -> Result<()> {
+    match u32::try_from(bytes) {
+        Ok(bytes) if bytes > 0 => channel.send(&Command::Taken { session, bytes }),
+        _ => Ok(()),
     }
+}
+
+/// Reads once, at most `room` bytes; empty is the end (and an empty input says so to the guest).
+pub(crate) fn read_input(fd: BorrowedFd<'_>, room: usize) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; room.min(DATA_BYTES_MAX)];
+    match rustix::io::read(fd, &mut buffer) {
+        Ok(count) => buffer.truncate(count),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return None,
+        Err(_) => buffer.clear(),
+    }
+    Some(buffer)
 }
 
 fn receive(socket: &OwnedFd) -> rustix::io::Result<(Vec<u8>, Vec<OwnedFd>)> {

@@ -3,8 +3,6 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Beyond this the supervisor stops reading from the guest (or drops an exec session).
-const QUEUE_BYTES_HIGH: usize = 512 << 10;
 /// A pipe that polls as writable takes this much without blocking (PIPE_BUF).
 const WRITE_BYTES_MAX: usize = 4096;
 
@@ -21,16 +19,22 @@ impl Sink {
         Self { to, queue: VecDeque::new() }
     }
 
-    /// Queues bytes and writes them if the reader is ready.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        if self.to.is_some() {
-            self.queue.extend(bytes);
+    /// Queues bytes, and says how many were dropped because nobody takes them any more.
+    #[must_use]
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
+        if self.to.is_none() {
+            return bytes.len();
         }
+        self.queue.extend(bytes);
+        0
     }
 
-    /// Writes once; the caller has polled. A reader that went away makes a sink that drops.
-    pub(crate) fn write(&mut self) {
-        let Some(to) = &self.to else { return };
+    /// Writes once; the caller has polled. Says how many bytes left the queue. A reader that went away makes a sink that
+    /// drops.
+    #[must_use]
+    pub(crate) fn write(&mut self) -> usize {
+        let before = self.queue.len();
+        let Some(to) = &self.to else { return 0 };
         let bytes = self.queue.as_slices().0;
         let bytes = &bytes[..bytes.len().min(WRITE_BYTES_MAX)];
         match rustix::io::write(to, bytes) {
@@ -41,6 +45,7 @@ impl Sink {
                 self.queue.clear();
             }
         }
+        before - self.queue.len()
     }
 
     /// The fd to poll for writing, if anything waits.
@@ -48,8 +53,8 @@ impl Sink {
         self.to.as_ref().filter(|_| !self.queue.is_empty()).map(AsFd::as_fd)
     }
 
-    /// Whether too much waits.
-    pub(crate) fn is_congested(&self) -> bool {
-        self.queue.len() > QUEUE_BYTES_HIGH
+    /// How much waits. The guest was told how much may (`WINDOW_BYTES`).
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
     }
 }

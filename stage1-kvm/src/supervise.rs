@@ -2,7 +2,7 @@
 //! It ends when the guest says that the pod is over, or when the hypervisor ends.
 
 use crate::channel::Channel;
-use crate::control::{Ask, Control, Source, read_input};
+use crate::control::{Ask, Control, Source, read_input, taken};
 use crate::hypervisor::Machine;
 use crate::record;
 use crate::run::Hint;
@@ -10,7 +10,7 @@ use crate::sink::Sink;
 use crate::terminal::{self, RawTerminal};
 use anyhow::{Context, Result, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
-use contract::channel::{Command, Event};
+use contract::channel::{Command, Event, WINDOW_BYTES};
 use contract::control::Reply;
 use contract::name::AppName;
 use contract::pod::{Pod, Stdio};
@@ -67,6 +67,8 @@ struct Supervisor<'a> {
     control: Control,
     signals: SignalFd,
     input: Option<OwnedFd>,
+    /// Bytes of input that the guest has not passed on yet.
+    under_way: usize,
     outputs: [Sink; 2],
     apps: BTreeMap<AppName, AppStatus>,
     ready: BTreeMap<AppName, bool>,
@@ -93,6 +95,7 @@ impl<'a> Supervisor<'a> {
         let input = pod.apps.iter().any(takes_input).then(|| std::io::stdin().as_fd().try_clone_to_owned());
         let stdout = std::io::stdout().as_fd().try_clone_to_owned();
         let stderr = std::io::stderr().as_fd().try_clone_to_owned();
+        let waiting = AppStatus { end: None, started_unix_nanos: None, ended_unix_nanos: None, restarts: 0 };
         let deadline = Instant::now() + Duration::from_secs(boot_secs_max);
         Ok(Self {
             pod,
@@ -100,8 +103,9 @@ impl<'a> Supervisor<'a> {
             control: Control::listen()?,
             signals,
             input: input.transpose().context("clone stdin")?,
+            under_way: 0,
             outputs: [Sink::new(stdout.ok()), Sink::new(stderr.ok())],
-            apps: BTreeMap::new(),
+            apps: pod.apps.iter().map(|app| (app.name.clone(), waiting.clone())).collect(),
             ready: pod.apps.iter().map(|app| (app.name.clone(), false)).collect(),
             report: Vec::new(),
             report_open: true,
@@ -137,18 +141,14 @@ impl<'a> Supervisor<'a> {
         let mut polled: Vec<(Token, BorrowedFd<'_>, PollFlags)> =
             vec![(Token::Signal, self.signals.as_fd(), PollFlags::IN)];
         if self.channel.is_open() {
-            // Output that nobody takes stops the flow from the guest; its virtio ring is where it then waits.
-            let take = if self.outputs.iter().any(Sink::is_congested) { PollFlags::empty() } else { PollFlags::IN };
             let give = if self.channel.is_pending() { PollFlags::OUT } else { PollFlags::empty() };
-            if !(take | give).is_empty() {
-                polled.push((Token::Channel, self.channel.as_fd(), take | give));
-            }
+            polled.push((Token::Channel, self.channel.as_fd(), PollFlags::IN | give));
         }
         if self.report_open {
             polled.push((Token::Report, report.as_fd(), PollFlags::IN));
         }
         let takes_input = !self.channel.is_congested();
-        if let Some(input) = self.input.as_ref().filter(|_| takes_input) {
+        if let Some(input) = self.input.as_ref().filter(|_| takes_input && self.under_way < WINDOW_BYTES) {
             polled.push((Token::Input, input.as_fd(), PollFlags::IN));
         }
         for (index, sink) in self.outputs.iter().enumerate() {
@@ -176,10 +176,7 @@ impl<'a> Supervisor<'a> {
         match token {
             Token::Signal => self.signal(),
             Token::Report => self.read_report(report),
-            Token::Output(index) => {
-                self.outputs[index].write();
-                Ok(())
-            }
+            Token::Output(index) => taken(0, self.outputs[index].write(), &mut self.channel),
             Token::Input => self.read_input(),
             Token::Channel => {
                 if flags.contains(PollFlags::OUT) {
@@ -239,11 +236,12 @@ impl<'a> Supervisor<'a> {
 
     fn read_input(&mut self) -> Result<()> {
         let Some(input) = &self.input else { return Ok(()) };
-        let (data, end) = read_input(input.as_fd());
-        if end {
+        let Some(bytes) = read_input(input.as_fd(), WINDOW_BYTES - self.under_way) else { return Ok(()) };
+        self.under_way += bytes.len();
+        if bytes.is_empty() {
             self.input = None;
         }
-        data.map_or(Ok(()), |data| self.channel.send(&Command::Input { session: 0, data }))
+        self.channel.send(&Command::Input { session: 0, data: BASE64_STANDARD.encode(bytes) })
     }
 
     fn answer(&mut self, ask: Ask) -> Result<()> {
@@ -268,10 +266,16 @@ impl<'a> Supervisor<'a> {
         if self.exit.is_some() {
             return Ok(()); // The pod is over; whoever still speaks is not stage2.
         }
-        if self.apps.is_empty() {
-            self.booted();
-        }
         match event {
+            Event::Booted => self.booted(),
+            Event::Taken { session: 0, bytes } => {
+                self.under_way = self.under_way.saturating_sub(bytes as usize);
+                Ok(())
+            }
+            Event::Taken { session, bytes } => {
+                self.control.passed_on(session, bytes as usize);
+                Ok(())
+            }
             Event::Started { app } => self.started(app),
             Event::Ended { app, end, again } => {
                 let status = self.status(&app)?;
@@ -305,14 +309,9 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The first word of the guest ends its boot deadline, but not one that a stop has set since.
-    fn booted(&mut self) {
-        for name in self.ready.keys() {
-            self.apps.insert(
-                name.clone(),
-                AppStatus { end: None, started_unix_nanos: None, ended_unix_nanos: None, restarts: 0 },
-            );
-        }
+    fn booted(&mut self) -> Result<()> {
         self.deadline = self.deadline.filter(|(_, what)| what.contains("stop"));
+        Ok(())
     }
 
     fn started(&mut self, app: AppName) -> Result<()> {
@@ -338,8 +337,10 @@ impl<'a> Supervisor<'a> {
         if session != 0 {
             return self.control.output(session, stream, &bytes, &mut self.channel);
         }
-        self.outputs[stream].push(&bytes);
-        Ok(())
+        if bytes.len() + self.outputs.iter().map(Sink::len).sum::<usize>() > WINDOW_BYTES {
+            bail!("the guest sent more output than it may");
+        }
+        taken(0, self.outputs[stream].push(&bytes), &mut self.channel)
     }
 
     fn ended_early(&self) -> anyhow::Error {
