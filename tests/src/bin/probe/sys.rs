@@ -1,0 +1,73 @@
+//! The system calls that no safe wrapper offers, because a program should not make them: the probe tries them to see who
+//! refuses. Each runs in a child made for it, so that nothing it changes stays.
+
+#![allow(unsafe_code)]
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use std::io;
+
+/// What became of a system call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It returned this, not negative.
+    Value(i64),
+    /// It returned this errno.
+    Errno(i32),
+    /// The process that made it was killed by this signal.
+    Killed(i32),
+}
+
+/// Makes one raw system call with six arguments.
+fn raw(number: i64, arguments: [usize; 6]) -> Result<i64, i32> {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: the probe only passes null or invalid addresses and constants (the table in `syscalls.rs`), so the kernel
+    // writes to no memory of this process.
+    let value = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if value < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(value) }
+}
+
+/// Forks; the child runs `body` and exits with what it returns.
+pub(crate) fn in_child(body: impl FnOnce() -> i32) -> io::Result<WaitStatus> {
+    // SAFETY: the probe has one thread, so no lock is held by another one and the child's heap is consistent.
+    match unsafe { fork() }? {
+        ForkResult::Child => exit(body()),
+        ForkResult::Parent { child } => Ok(waitpid(child, None)?),
+    }
+}
+
+/// Forks; the child runs `body`, and nobody here waits for it.
+pub(crate) fn in_child_detached(body: impl FnOnce() -> i32) -> io::Result<()> {
+    // SAFETY: the probe has one thread, so no lock is held by another one and the child's heap is consistent.
+    match unsafe { fork() }? {
+        ForkResult::Child => exit(body()),
+        ForkResult::Parent { .. } => Ok(()),
+    }
+}
+
+/// Ends this process at once, without running exit handlers that belong to the parent.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: _exit(2) takes an integer and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Makes the call in a child, and says what became of it.
+pub(crate) fn attempt(number: i64, arguments: [usize; 6]) -> io::Result<Verdict> {
+    // The errno travels as the exit code; 0 is success, and no errno reaches 255.
+    let status = in_child(|| match raw(number, arguments) {
+        Ok(_) => 0,
+        Err(errno) => errno.min(254),
+    })?;
+    Ok(match status {
+        WaitStatus::Exited(_, 0) => Verdict::Value(0),
+        WaitStatus::Exited(_, errno) => Verdict::Errno(errno),
+        WaitStatus::Signaled(_, signal, _) => Verdict::Killed(signal as i32),
+        other => return Err(io::Error::other(format!("{other:?}"))),
+    })
+}
+
+/// Whether PR_SET_NO_NEW_PRIVS is in force.
+pub(crate) fn no_new_privileges() -> bool {
+    // SAFETY: PR_GET_NO_NEW_PRIVS takes no pointer.
+    unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 }
+}

@@ -1,0 +1,41 @@
+//! Starting other programs from a task: what is run is printed on stderr, and failure is an error that names it.
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The workspace's directory, known from where this crate was compiled.
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the workspace").to_owned()
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// The cargo that started this task, in the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    // Set by `cargo run` for this program; inherited, they would make build scripts run again.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn text(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs `command` to its end, with this program's output; another exit code than 0 is an error.
+pub(crate) fn must(command: &mut Command) -> Result<()> {
+    eprintln!("+ {}", text(command));
+    let status = command.status().with_context(|| text(command))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}", text(command));
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! The Debian packages a task needs: the missing ones are named, and installed when this runs as root.
+//!
+//! Services of server packages are not wanted on the build machine, so servers are never installed here: the tests bring
+//! them in roots of their own, made by debootstrap.
+
+use crate::command::must;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// What a task is about to do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// Compile and link the executables.
+    Build,
+    /// Run all tests.
+    Test,
+    /// Measure beside the peers.
+    Bench,
+}
+
+/// Who first needs a package, the package, and a file that proves it is there: a file, because on machines that are not
+/// Debian the same tool comes from elsewhere.
+const PACKAGES: &[(Need, &str, &[&str])] = &[
+    (Need::Build, "gcc", &["/usr/bin/cc"]),
+    (Need::Build, "libc6-dev", &["/usr/lib/x86_64-linux-gnu/libc.a", "/usr/lib/aarch64-linux-gnu/libc.a"]),
+    (Need::Build, "ca-certificates", &["/etc/ssl/certs/ca-certificates.crt"]),
+    (Need::Test, "buildah", &["/usr/bin/buildah"]),
+    (Need::Test, "debootstrap", &["/usr/sbin/debootstrap"]),
+    (Need::Test, "minisign", &["/usr/bin/minisign"]),
+    (Need::Test, "podman", &["/usr/bin/podman"]),
+    (Need::Test, "skopeo", &["/usr/bin/skopeo"]),
+    (Need::Test, "umoci", &["/usr/bin/umoci"]),
+    (Need::Test, "crun", &["/usr/bin/crun"]),
+    (Need::Test, "xz-utils", &["/usr/bin/xz"]),
+    (Need::Bench, "bubblewrap", &["/usr/bin/bwrap"]),
+    (Need::Bench, "busybox-static", &["/bin/busybox"]),
+    (Need::Bench, "runc", &["/usr/sbin/runc", "/usr/bin/runc"]),
+    (Need::Bench, "systemd-container", &["/usr/bin/systemd-nspawn"]),
+];
+
+fn missing(need: Need) -> Vec<&'static str> {
+    let there = |files: &[&str]| files.iter().any(|file| Path::new(file).exists());
+    PACKAGES.iter().filter(|(from, _, files)| *from <= need && !there(files)).map(|(_, package, _)| *package).collect()
+}
+
+/// Makes sure that everything `need` asks for is installed.
+pub(crate) fn ensure(need: Need) -> Result<()> {
+    let missing = missing(need);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let install = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    eprintln!("xtask: Debian packages are missing: {}", missing.join(" "));
+    if !rustix::process::geteuid().is_root() {
+        bail!("run this as root first: apt-get update && {install}");
+    }
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!("this is not Debian; install what these Debian packages hold: {}", missing.join(" "));
+    }
+    must(apt().arg("update"))?;
+    must(apt().args(["install", "--yes", "--no-install-recommends"]).args(&missing))
+        .with_context(|| format!("install {}", missing.join(" ")))
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(["--quiet", "--quiet"]).env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
+    command
+}
