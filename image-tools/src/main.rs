@@ -1,1 +1,3 @@
+//! The command `image-tools`.
+
 fn main() {}
