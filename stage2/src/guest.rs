@@ -1,0 +1,71 @@
+//! PID 1 of a microVM.
+//!
+//! The guest kernel runs it as `/init` of the initramfs, as root, with the whole guest for itself. It makes of the guest
+//! what stage1-namespaces makes of a host: the pod root with every app's file system, cgroups, pipes for the standard streams,
+//! and the channel's first packet. Then it starts the very stage2 that runs in namespaces, as PID 1 of a PID namespace of
+//! its own, and carries streams, commands and events between it and the host. So an app sees the same in both, and neither
+//! kernel threads nor this process.
+//!
+//! It must never return: the kernel panics when its init ends. It must not trust what the apps write, but need not
+//! distrust the host.
+
+mod bridge;
+mod cgroup;
+mod clock;
+mod devices;
+mod frame;
+mod network;
+mod port;
+mod power;
+mod roots;
+mod session;
+mod start;
+mod sys;
+
+use anyhow::{Context, Result};
+use contract::channel::Event;
+use contract::guest::{GUEST, Guest, POD};
+use contract::pod::Pod;
+use std::fs::File;
+
+/// Runs the pod of the initramfs and switches the machine off. `core` is what runs in namespaces: it finds the standard
+/// streams, `pod.json` and the channel at the fds that the contract says, and gives the pod's exit code.
+pub fn main(core: fn() -> u8) -> ! {
+    // Without the channel nobody but the kernel's console can hear why.
+    let report = |error: anyhow::Error| eprintln!("stage2: guest: {error:#}");
+    match devices::mount_kernel_file_systems().and_then(|()| connect()) {
+        Err(error) => report(error),
+        Ok((guest, mut port)) => {
+            let end =
+                run(&guest, &mut port, core).unwrap_or_else(|error| Event::Failed { message: format!("{error:#}") });
+            if let Err(error) = port.send_last(&end) {
+                report(error);
+            }
+        }
+    }
+    power::off()
+}
+
+/// Loads the modules and opens the channel, the first word on which ends the host's boot deadline.
+fn connect() -> Result<(Guest, port::Port)> {
+    let guest: Guest =
+        contract::json::read(File::open(GUEST).context("open `guest.json`")?).context("read `guest.json`")?;
+    devices::load_modules(&guest.modules)?;
+    let mut port = port::Port::open()?;
+    port.send_now(&Event::Booted)?;
+    Ok((guest, port))
+}
+
+fn run(guest: &Guest, port: &mut port::Port, core: fn() -> u8) -> Result<Event> {
+    let pod_file = File::open(POD).context("open `pod.json`")?;
+    let pod: Pod = contract::json::read(&pod_file).context("read `pod.json`")?;
+    rustix::fs::seek(&pod_file, rustix::fs::SeekFrom::Start(0)).context("rewind `pod.json`")?;
+    let null = File::options().read(true).write(true).open("/dev/null").context("open `/dev/null`")?;
+    clock::set(guest.started_unix_nanos)?;
+    network::up(guest.network.as_ref())?;
+    roots::lay_out(guest, &pod)?;
+    let cgroups = cgroup::make(&pod)?;
+    roots::enter()?;
+    let core = start::start(&pod, start::Inputs { pod_file, null, core }, &cgroups, port)?;
+    bridge::run(core, port)
+}

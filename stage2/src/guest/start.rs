@@ -1,0 +1,116 @@
+//! Starts the stage2 that runs the apps, as stage1-namespaces does: PID 1 of a PID namespace, with the standard streams
+//! of the pod, `pod.json` and the channel.
+
+use super::port::Port;
+use super::sys::{self, Fork, fork};
+use anyhow::{Context, Result};
+use contract::channel::Command;
+use contract::name::AppName;
+use contract::pod::{Pod, Stdio};
+use rustix::io::{Errno, IoSlice};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The started stage2, as the bridge sees it.
+#[derive(Debug)]
+pub(super) struct Core {
+    /// Its pid out here.
+    pub(super) pid: Pid,
+    /// Readable when it has ended.
+    pub(super) pidfd: OwnedFd,
+    /// The channel, as in namespaces.
+    pub(super) channel: OwnedFd,
+    /// What the apps read, if one of them does.
+    pub(super) stdin: Option<OwnedFd>,
+    /// What the apps write.
+    pub(super) stdout: OwnedFd,
+    /// What the apps write.
+    pub(super) stderr: OwnedFd,
+}
+
+/// What the child is made of. The files must be opened before the pod root hides them.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    /// `pod.json`.
+    pub(super) pod_file: File,
+    /// `/dev/null`, for apps that read nothing.
+    pub(super) null: File,
+    /// What the child runs.
+    pub(super) core: fn() -> u8,
+}
+
+/// Forks it. The host's first command is in its channel before it runs, with the guest's own cgroups.
+pub(super) fn start(pod: &Pod, inputs: Inputs, cgroups: &[(AppName, File)], port: &mut Port) -> Result<Core> {
+    let Inputs { pod_file, null, core } = inputs;
+    let tty = port.start_command()?;
+    let (channel, channel_inside) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+            .context("make the channel")?;
+    send_start(&channel, cgroups, tty)?;
+    let reads = pod.apps.iter().any(|app| matches!(app.stdio, Stdio::Inherit { stdin: true }));
+    let (stdin_inside, stdin) = if reads {
+        let (read, write) = pipe()?;
+        (read, Some(write))
+    } else {
+        (null.into(), None)
+    };
+    let (stdout, stdout_inside) = pipe()?;
+    let (stderr, stderr_inside) = pipe()?;
+    // The next child is PID 1 of a namespace, so its end kills all that it started, and the apps count from 1.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).context("make a PID namespace")?;
+    match fork().context("fork")? {
+        Fork::Child => child(
+            core,
+            [
+                stdin_inside.as_fd(),
+                stdout_inside.as_fd(),
+                stderr_inside.as_fd(),
+                pod_file.as_fd(),
+                channel_inside.as_fd(),
+            ],
+        ),
+        Fork::Parent(pid) => {
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("open stage2's pidfd")?;
+            Ok(Core { pid, pidfd, channel, stdin, stdout, stderr })
+        }
+    }
+}
+
+fn send_start(channel: &OwnedFd, cgroups: &[(AppName, File)], tty: Option<(u16, u16)>) -> Result<()> {
+    let start = Command::Start { cgroups: cgroups.iter().map(|(app, _)| (app.clone(), 1)).collect(), tty };
+    let fds: Vec<BorrowedFd<'_>> = cgroups.iter().map(|(_, procs)| procs.as_fd()).collect();
+    send(channel, &serde_json::to_vec(&start)?, &fds)?.context("write to stage2")
+}
+
+/// Sends one packet with fds, APPS_MAX of them at most.
+pub(super) fn send(channel: &OwnedFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Result<(), Errno>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(contract::APPS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        anyhow::ensure!(control.push(SendAncillaryMessage::ScmRights(fds)), "too many fds for one packet");
+    }
+    Ok(sendmsg(channel, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).map(drop))
+}
+
+/// A pipe, no end of which reaches an app by accident.
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC).context("make a pipe")
+}
+
+/// The child: fds 0 to 4 as in namespaces, nothing beyond, then the same code.
+fn child(core: fn() -> u8, fds: [BorrowedFd<'_>; 5]) -> ! {
+    let code = match sys::arrange(fds) {
+        Ok(()) => core(),
+        Err(error) => {
+            eprintln!("stage2: guest: arrange the standard streams: {error}");
+            contract::exit::FAILURE
+        }
+    };
+    std::process::exit(code.into())
+}

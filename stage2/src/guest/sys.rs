@@ -1,0 +1,69 @@
+//! The system calls of the guest's PID 1 that rustix has no safe function for.
+#![allow(unsafe_code)]
+
+use rustix::fd::{AsRawFd, BorrowedFd};
+use std::io;
+
+/// What fork(2) returned.
+#[derive(Debug)]
+pub(super) enum Fork {
+    /// In the new process.
+    Child,
+    /// In the old one: the pid of the new.
+    Parent(rustix::process::Pid),
+}
+
+/// fork(2).
+pub(super) fn fork() -> io::Result<Fork> {
+    // SAFETY: the guest's PID 1 never makes a thread, so the child's heap is consistent and no lock is held in it.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(rustix::process::Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent)),
+    }
+}
+
+/// Makes `fds` the fds 0, 1, 2 and so on of this process, open across exec only as far as stderr, and closes all others.
+pub(super) fn arrange<const COUNT: usize>(fds: [BorrowedFd<'_>; COUNT]) -> io::Result<()> {
+    let count = i32::try_from(COUNT).expect("a handful of fds");
+    // Copies beyond the numbers to fill, so that filling one does not close another.
+    let copies = fds.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, count));
+    for (number, copy) in (0..).zip(copies) {
+        let copy = std::mem::ManuallyDrop::new(copy?);
+        let flags = if number <= 2 { 0 } else { libc::O_CLOEXEC };
+        // SAFETY: the process is a fresh fork that uses none of its parent's files again, so no owner of `number` is left.
+        if unsafe { libc::dup3(copy.as_raw_fd(), number, flags) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: as above: the owners of all these numbers are never used again, nor dropped.
+    match unsafe { libc::close_range(count.cast_unsigned(), u32::MAX, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Sets IFF_UP on a network interface.
+pub(super) fn interface_up(name: &[u8]) -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: ifreq is plain data of integers and a union of such, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte of the name's array stays zero and ends it.
+    let room = request.ifr_name.len() - 1;
+    if name.len() > room {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).expect("IFF_UP is 1");
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
