@@ -1,7 +1,8 @@
 //! The choice of the hypervisor, and what both give to the supervisor: a child process and a byte stream.
 
+use crate::builtin;
 use crate::plan::{Hypervisor, VmPlan};
-use crate::{builtin, qemu};
+use crate::qemu::{self, Accelerator};
 use anyhow::Result;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -23,14 +24,18 @@ pub(crate) struct Machine {
     pub(crate) boot_secs_max: u64,
 }
 
-/// Starts `plan` on the hypervisor it asks for.
+/// Starts `plan` on the hypervisor it asks for. `auto` is the built-in one where its probe guest runs, else qemu, in software
+/// if need be, and says so: it is slower by an order of magnitude, and nobody should measure it unknowingly.
 pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
-    match plan.hypervisor {
-        Hypervisor::Builtin => builtin::start(plan, initramfs),
-        Hypervisor::Qemu => qemu::start(plan, initramfs),
-        Hypervisor::Auto => match builtin::probe() {
-            Ok(()) => builtin::start(plan, initramfs),
-            Err(_) => qemu::start(plan, initramfs),
-        },
+    if plan.hypervisor == Hypervisor::Builtin {
+        return builtin::start(plan, initramfs);
+    }
+    match builtin::probe() {
+        Ok(()) if plan.hypervisor == Hypervisor::Auto => builtin::start(plan, initramfs),
+        Ok(()) => qemu::start(plan, initramfs, Accelerator::Kvm),
+        Err(why) => {
+            eprintln!("pod: run: no usable KVM ({why:#}): the machine is emulated in software, which is slow");
+            qemu::start(plan, initramfs, Accelerator::Software)
+        }
     }
 }

@@ -4,12 +4,29 @@ use crate::plan::Kernel;
 use crate::run::Hint;
 use anyhow::Result;
 use contract::pod::Pod;
+use std::path::{Path, PathBuf};
+
+/// The file name of the project's own kernel, wherever it lies.
+const OWN: &str = "vmlinux";
+/// Where a package installs it, and where `stage1-kvm/kernel/build` puts it.
+const OWN_DIRECTORIES: [&str; 2] = ["/usr/lib/pod", "/var/cache/pod/kernel"];
 
 /// The kernel that the pod names, or the first that is there.
 pub(crate) fn find(pod: &Pod) -> Result<Kernel> {
     let named = pod.machine.as_ref().and_then(|machine| machine.kernel.clone());
-    match named {
-        Some(path) => Ok(Kernel { path, modules: Vec::new() }),
-        None => Err(Hint::error("no guest kernel", "name one with `--kernel`")),
+    if let Some(path) = named {
+        return Ok(Kernel { path, modules: Vec::new() });
     }
+    let own = std::env::current_exe().ok();
+    let found = candidates(own.as_deref().and_then(Path::parent)).into_iter().find(|path| path.exists());
+    found.map(|path| Kernel { path, modules: Vec::new() }).ok_or_else(|| {
+        Hint::error("no guest kernel", "build one with `stage1-kvm/kernel/build`, or name one with `--kernel`")
+    })
+}
+
+/// All places of the project's own kernel, best first: beside this program, as a package has it, as a build left it.
+fn candidates(beside: Option<&Path>) -> Vec<PathBuf> {
+    let beside = beside.map(|directory| vec![directory.join(OWN), directory.join("../lib/pod").join(OWN)]);
+    let fixed = OWN_DIRECTORIES.iter().map(|directory| Path::new(directory).join(OWN));
+    beside.into_iter().flatten().chain(fixed).collect()
 }

@@ -4,7 +4,7 @@
 //! namespaces. It plans the machine, starts a hypervisor as a child, and then speaks with stage2 in the guest over one byte
 //! stream, whose every byte is hostile. It never maps guest memory and never opens a path that the guest chose.
 //! `stage1-kvm vmm` is that child for the built-in hypervisor: it gets all it needs as open fds, jails itself and runs
-//! the vCPUs.
+//! the vCPUs. `stage1-kvm qemu` and `stage1-kvm virtiofsd` are the jails of programs of others, which they become.
 
 mod builtin;
 mod channel;
@@ -30,6 +30,8 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["run", uuid] => run::run(uuid),
         ["vmm"] => return builtin::main(),
+        ["qemu", parent, accelerator, program, rest @ ..] => qemu::jail::main(parent, accelerator, program, rest),
+        ["virtiofsd", parent, share @ ..] => qemu::share::main(parent, share),
         _ => {
             eprintln!("stage1-kvm: usage: stage1-kvm run UUID");
             return ExitCode::from(contract::exit::USAGE);

@@ -1,11 +1,116 @@
-//! qemu as the hypervisor, for hosts whose KVM cannot run a guest.
+//! qemu as the hypervisor: the same devices and the same channel as the built-in one, with KVM where it can run a guest and
+//! in software where not. The supervisor opens every file; qemu gets fds, and runs jailed (`qemu/jail.rs`).
+
+mod arguments;
+pub(crate) mod jail;
+pub(crate) mod share;
 
 use crate::hypervisor::Machine;
 use crate::plan::VmPlan;
-use anyhow::{Result, bail};
+use crate::run::Hint;
+use crate::sys::die_with_parent;
+use anyhow::{Context, Result};
+use arguments::Files;
+use rustix::io::FdFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Where distributions put it.
+const PROGRAMS: [&str; 2] = ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm"];
+/// How long a guest may take to its first word: in software, on a machine that is busy with others of its kind.
+const BOOT_SECS_MAX_EMULATED: u64 = 120;
+const BOOT_SECS_MAX: u64 = 30;
+
+/// How the guest's instructions run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accelerator {
+    /// /dev/kvm.
+    Kvm,
+    /// qemu's translator.
+    Software,
+}
+
+/// The program, or what to install.
+pub(crate) fn program() -> Result<PathBuf> {
+    let found = PROGRAMS.iter().map(Path::new).find(|path| path.exists());
+    found.map(Path::to_owned).ok_or_else(|| {
+        Hint::error("qemu is not installed", "install `qemu-system-x86` (Debian, Ubuntu) or `qemu-kvm` (Fedora)")
+    })
+}
 
 /// Starts the machine in qemu.
-pub(crate) fn start(_plan: &VmPlan, _initramfs: File) -> Result<Machine> {
-    bail!("the qemu hypervisor is not there yet")
+pub(crate) fn start(plan: &VmPlan, initramfs: File, accelerator: Accelerator) -> Result<Machine> {
+    let program = program()?;
+    let (channel, channel_inside) = UnixStream::pair().context("make the channel to the guest")?;
+    let (report, report_inside) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
+    let (helpers, shares): (Vec<Child>, Vec<OwnedFd>) = share::start(&plan.shares)?.into_iter().unzip();
+    let disks = plan.disks.iter().map(open_disk).collect::<Result<Vec<OwnedFd>>>()?;
+    let files = Files {
+        kernel: open_kernel(&plan.kernel.path)?,
+        initramfs: initramfs.into(),
+        channel: channel_inside.into(),
+        console: report_inside.try_clone().context("clone a pipe")?,
+        disks,
+        shares,
+    };
+    let arguments = arguments::arguments(plan, accelerator, &files)?;
+    let own = std::env::current_exe().context("find this program's own file")?;
+    let mut command = Command::new(own);
+    command.arg("qemu").arg(std::process::id().to_string()).arg(accelerator.word()).arg(program).args(arguments);
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(report_inside);
+    for fd in files.all() {
+        // The only other child, virtiofsd, was started before; what inherits these is qemu alone.
+        rustix::io::fcntl_setfd(fd, FdFlags::empty()).context("pass a file to qemu")?;
+    }
+    let process = die_with_parent(&mut command).spawn().context("start qemu")?;
+    let boot_secs_max = match accelerator {
+        Accelerator::Kvm => BOOT_SECS_MAX,
+        Accelerator::Software => BOOT_SECS_MAX_EMULATED,
+    };
+    Ok(Machine { process, helpers, channel, report, boot_secs_max })
+}
+
+impl Accelerator {
+    /// As the jail is told it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Software => "tcg",
+        }
+    }
+}
+
+/// A disk is a raw file, opened as it may be used, so the guest cannot write where qemu has no fd to write with.
+fn open_disk(disk: &crate::plan::Disk) -> Result<OwnedFd> {
+    let file = File::options().read(true).write(!disk.read_only).open(&disk.path);
+    Ok(file.with_context(|| format!("open the disk `{}`", disk.path.display()))?.into())
+}
+
+/// qemu opens the kernel by name, as a user who may not read everything; one that is not for everybody is copied.
+fn open_kernel(path: &Path) -> Result<OwnedFd> {
+    let context = || format!("open the kernel `{}`", path.display());
+    let mut file = File::open(path).with_context(context)?;
+    let stat = rustix::fs::fstat(&file).with_context(context)?;
+    anyhow::ensure!(
+        rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
+        "the kernel `{}` is not a file",
+        path.display()
+    );
+    if stat.st_mode & 0o004 != 0 {
+        return Ok(file.into());
+    }
+    let memory = rustix::fs::memfd_create("kernel", rustix::fs::MemfdFlags::CLOEXEC).context("copy the kernel")?;
+    std::io::copy(&mut file, &mut File::from(memory.try_clone()?)).context("copy the kernel")?;
+    Ok(memory)
+}
+
+impl Files {
+    fn all(&self) -> impl Iterator<Item = std::os::fd::BorrowedFd<'_>> {
+        let fixed = [&self.kernel, &self.initramfs, &self.channel, &self.console];
+        fixed.into_iter().chain(&self.disks).chain(&self.shares).map(AsFd::as_fd)
+    }
 }

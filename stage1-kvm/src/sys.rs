@@ -1,7 +1,11 @@
 //! The system calls of the supervisor that no safe crate offers.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 /// Makes the child die by SIGKILL when the thread that spawned it (the supervisor's only one) dies.
@@ -11,8 +15,26 @@ pub(crate) fn die_with_parent(command: &mut Command) -> &mut Command {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         // The parent may have died before the request was made; then nobody would deliver the signal.
         let living = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == parent);
-        if living { Ok(()) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
+        if living { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
     // SAFETY: between fork and exec the hook makes two system calls and allocates nothing.
     unsafe { command.pre_exec(hook) }
+}
+
+/// Makes all mounts at and below `path` nosuid, nodev and, if asked, read-only: mount_setattr(2), recursively.
+pub(crate) fn restrict_mounts(path: &Path, read_only: bool) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let write = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | write,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: the kernel reads `size` bytes of `attributes` and the path up to its NUL; both outlive the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), libc::AT_RECURSIVE, &attributes, size)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,0 +1,126 @@
+//! qemu's command line. Pure but for the numbers of open fds.
+
+use super::Accelerator;
+use crate::plan::VmPlan;
+use anyhow::{Result, ensure};
+use contract::guest::CHANNEL_PORT;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// `-M microvm` without ACPI has this many virtio-mmio slots.
+const SLOTS: usize = 8;
+/// The channel and the random number generator.
+const SLOTS_OURS: usize = 2;
+
+/// What qemu gets open.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) kernel: OwnedFd,
+    pub(super) initramfs: OwnedFd,
+    pub(super) channel: OwnedFd,
+    /// Where the guest's serial console goes.
+    pub(super) console: OwnedFd,
+    /// One for each disk of the plan.
+    pub(super) disks: Vec<OwnedFd>,
+    /// One connected socket for each share of the plan.
+    pub(super) shares: Vec<OwnedFd>,
+}
+
+/// All arguments after the program's name.
+pub(super) fn arguments(plan: &VmPlan, accelerator: Accelerator, files: &Files) -> Result<Vec<String>> {
+    let devices = plan.disks.len() + plan.shares.len();
+    ensure!(
+        devices <= SLOTS - SLOTS_OURS,
+        "the pod needs {devices} disks and host volumes; a machine in qemu has room for {}",
+        SLOTS - SLOTS_OURS
+    );
+    let mut words = Words::default();
+    // Nothing that was not asked for: no default devices, no configuration of the host's, no option ROM.
+    for word in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        words.push(word);
+    }
+    words.pair("-display", "none");
+    words.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    machine(&mut words, plan, accelerator);
+    boot(&mut words, plan, files);
+    channel(&mut words, files);
+    words.pair("-object", "rng-builtin,id=random");
+    words.pair("-device", "virtio-rng-device,rng=random");
+    for (index, (disk, fd)) in plan.disks.iter().zip(&files.disks).enumerate() {
+        let set = format!("/dev/fdset/{}", words.fd_set(fd));
+        let read_only = if disk.read_only { "on" } else { "off" };
+        // The format is said, never looked for: a guest that may write its disk could otherwise make it one that
+        // names another file.
+        words.pair(
+            "-drive",
+            &format!("if=none,id=disk{index},format=raw,file={set},file.locking=off,readonly={read_only}"),
+        );
+        words.pair("-device", &format!("virtio-blk-device,drive=disk{index},serial={}", disk.serial));
+    }
+    for (index, (share, fd)) in plan.shares.iter().zip(&files.shares).enumerate() {
+        words.pair("-chardev", &format!("socket,id=share{index},fd={}", fd.as_raw_fd()));
+        words.pair("-device", &format!("vhost-user-fs-device,chardev=share{index},tag={}", share.tag));
+    }
+    Ok(words.0)
+}
+
+/// Without ACPI: its reduced-hardware profile has no timer that a guest without KVM's clock could measure others by.
+fn machine(words: &mut Words, plan: &VmPlan, accelerator: Accelerator) {
+    let memory = plan.memory_bytes >> 20;
+    let mut machine = String::from("microvm,acpi=off,x-option-roms=off");
+    if !plan.shares.is_empty() {
+        // virtiofsd reads and writes the guest's memory itself.
+        words.pair("-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
+        machine.push_str(",memory-backend=memory");
+    }
+    words.pair("-M", &machine);
+    match accelerator {
+        Accelerator::Kvm => {
+            words.pair("-accel", "kvm");
+            words.pair("-cpu", "host");
+        }
+        Accelerator::Software => {
+            words.pair("-accel", "tcg");
+            words.pair("-cpu", "max");
+        }
+    }
+    words.pair("-m", &format!("{memory}M"));
+    words.pair("-smp", &plan.cpus.to_string());
+}
+
+fn boot(words: &mut Words, plan: &VmPlan, files: &Files) {
+    words.pair("-kernel", &format!("/proc/self/fd/{}", files.kernel.as_raw_fd()));
+    words.pair("-initrd", &format!("/proc/self/fd/{}", files.initramfs.as_raw_fd()));
+    // The serial port is there for the kernel's last words; with `quiet` it is silent until then.
+    let line = plan.command_line.replace(" console=ttyS0", "");
+    words.pair("-append", &format!("{line} console=ttyS0"));
+    let console = words.fd_set(&files.console);
+    words.pair("-chardev", &format!("file,id=console,path=/dev/fdset/{console},append=on"));
+    words.pair("-serial", "chardev:console");
+}
+
+fn channel(words: &mut Words, files: &Files) {
+    words.pair("-device", "virtio-serial-device,max_ports=2");
+    words.pair("-chardev", &format!("socket,id=channel,fd={}", files.channel.as_raw_fd()));
+    words.pair("-device", &format!("virtserialport,chardev=channel,name={CHANNEL_PORT}"));
+}
+
+#[derive(Default)]
+struct Words(Vec<String>);
+
+impl Words {
+    fn push(&mut self, word: &str) {
+        self.0.push(word.to_owned());
+    }
+
+    fn pair(&mut self, option: &str, value: &str) {
+        self.push(option);
+        self.push(value);
+    }
+
+    /// Makes `fd` known by a name that qemu's file layer can open, and gives the number of the set.
+    fn fd_set(&mut self, fd: &OwnedFd) -> i32 {
+        let number = fd.as_raw_fd();
+        self.pair("-add-fd", &format!("fd={number},set={number}"));
+        number
+    }
+}
