@@ -5,10 +5,14 @@
 //! outside the directory it unpacks into, and knows nothing of pods.
 
 pub mod config;
+pub mod cosign;
 pub mod digest;
+pub mod key;
+pub mod minisign;
 pub mod name;
 pub mod obtain;
 pub mod reference;
 pub mod signature;
+pub mod statement;
 pub mod store;
 pub mod trust;

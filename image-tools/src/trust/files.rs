@@ -1,0 +1,197 @@
+//! Rule files on disk: `trust.d` of the vendor and of the administrator, and the keys revoked in either.
+
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::key::{KeyId, PublicKey};
+
+use super::rule::{RULE_BYTES_MAX, RuleKey, TrustedKey};
+use super::{Prefix, Rule, TrustError};
+
+/// Who wrote a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// The administrator of this machine, in `/etc/pod/trust.d`.
+    Local,
+    /// The vendor of an installed package, in `/usr/lib/pod/trust.d`.
+    System,
+    /// Compiled into the program: the demo image's key.
+    BuiltIn,
+}
+
+/// Where the rules are.
+#[derive(Debug, Clone)]
+pub struct TrustDirs {
+    system: PathBuf,
+    local: PathBuf,
+    built_in: Vec<(Prefix, Rule)>,
+}
+
+/// A rule and where it was found.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) prefix: Prefix,
+    pub(crate) level: Level,
+    pub(crate) rule: Rule,
+}
+
+/// A rule file as it is: a rule, or an empty file, which masks the vendor's rule.
+pub(crate) enum FileState {
+    Absent,
+    Mask,
+    Rule(Rule),
+}
+
+/// One of all rule files.
+pub(crate) struct RuleFile {
+    pub(crate) prefix: Prefix,
+    pub(crate) level: Level,
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) state: FileState,
+}
+
+impl TrustDirs {
+    /// `trust.d` in the vendor's and in the administrator's configuration directory.
+    #[must_use]
+    pub fn new(system_config: &Path, local_config: &Path) -> Self {
+        Self { system: system_config.join("trust.d"), local: local_config.join("trust.d"), built_in: Vec::new() }
+    }
+
+    /// Adds a key that is trusted for exactly one name, as if the vendor had said so; the administrator can mask it.
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn with_built_in(mut self, name: &str, key: PublicKey) -> Result<Self, TrustError> {
+        let key = RuleKey {
+            key: TrustedKey::Minisign(key),
+            not_before: None,
+            not_after: None,
+            comment: Some("built in".to_owned()),
+        };
+        let rule = Rule { exact: true, keys: vec![key], ..Rule::signed() };
+        self.built_in.push((Prefix::parse(name)?, rule));
+        Ok(self)
+    }
+
+    pub(crate) fn directory(&self, level: Level) -> Option<&Path> {
+        match level {
+            Level::Local => Some(&self.local),
+            Level::System => Some(&self.system),
+            Level::BuiltIn => None,
+        }
+    }
+
+    /// The administrator's rule file for a prefix.
+    pub(crate) fn local_file(&self, prefix: &Prefix) -> PathBuf {
+        self.local.join(prefix.file_name())
+    }
+
+    /// The rule in force for exactly this prefix, if any.
+    pub(crate) fn rule(&self, prefix: &Prefix) -> Result<Option<Found>, TrustError> {
+        for level in [Level::Local, Level::System] {
+            let path = self.directory(level).expect("both have one").join(prefix.file_name());
+            match read_rule(&path)? {
+                FileState::Absent => {}
+                FileState::Mask => return Ok(None),
+                FileState::Rule(rule) => {
+                    return Ok(Some(Found { prefix: prefix.clone(), level, rule }));
+                }
+            }
+        }
+        let built_in = self.built_in.iter().find(|(one, _)| one == prefix);
+        Ok(built_in.map(|(prefix, rule)| Found { prefix: prefix.clone(), level: Level::BuiltIn, rule: rule.clone() }))
+    }
+
+    /// All rule files and built-in rules, masked ones included, the administrator's first.
+    pub(crate) fn all(&self) -> Result<Vec<RuleFile>, TrustError> {
+        let mut all = Vec::new();
+        for level in [Level::Local, Level::System] {
+            let directory = self.directory(level).expect("both have one");
+            let mut names = match std::fs::read_dir(directory) {
+                Ok(entries) => entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+                Err(error) => Err(error),
+            }
+            .map_err(|source| io_error("read", directory, source))?;
+            names.sort();
+            for name in names {
+                let path = directory.join(&name);
+                if name == REVOKED || name.to_str().is_some_and(|name| name.starts_with('.')) {
+                    continue;
+                }
+                let prefix = name.to_str().and_then(Prefix::of_file_name).ok_or_else(|| TrustError::Rule {
+                    path: path.display().to_string(),
+                    reason: "the file name is no prefix: write `example.com+team.json` for `example.com/team`"
+                        .to_owned(),
+                })?;
+                let state = read_rule(&path)?;
+                all.push(RuleFile { prefix, level, path: Some(path), state });
+            }
+        }
+        for (prefix, rule) in &self.built_in {
+            let state = FileState::Rule(rule.clone());
+            all.push(RuleFile { prefix: prefix.clone(), level: Level::BuiltIn, path: None, state });
+        }
+        Ok(all)
+    }
+
+    /// Why a key is revoked, if it is. Either directory is enough, and so is an empty file.
+    pub(crate) fn revoked(&self, key: KeyId) -> Result<Option<String>, TrustError> {
+        for directory in [&self.local, &self.system] {
+            let path = directory.join(REVOKED).join(key.to_string());
+            if let Some(text) = read(&path)? {
+                return Ok(Some(text.lines().next().unwrap_or_default().to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn revocation_file(&self, key: KeyId) -> PathBuf {
+        self.local.join(REVOKED).join(key.to_string())
+    }
+}
+
+/// The directory of revoked keys, beside the rules.
+const REVOKED: &str = "revoked";
+
+/// Reads a rule file. A file that everybody may write is refused: whoever can change it decides what runs as root.
+pub(crate) fn read_rule(path: &Path) -> Result<FileState, TrustError> {
+    let Some(text) = read(path)? else { return Ok(FileState::Absent) };
+    if text.is_empty() {
+        return Ok(FileState::Mask);
+    }
+    let refused = |reason| TrustError::Rule { path: path.display().to_string(), reason };
+    Rule::parse(&text).map(FileState::Rule).map_err(refused)
+}
+
+fn read(path: &Path) -> Result<Option<String>, TrustError> {
+    let mut file = match rustix::fs::open(
+        path,
+        // A FIFO here must not hang the start of a pod.
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK,
+        rustix::fs::Mode::empty(),
+    ) {
+        Ok(file) => std::fs::File::from(file),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(errno) => return Err(io_error("open", path, errno.into())),
+    };
+    let refused = |reason: &str| TrustError::Rule { path: path.display().to_string(), reason: reason.to_owned() };
+    let metadata = file.metadata().map_err(|source| io_error("read", path, source))?;
+    if !metadata.is_file() {
+        return Err(refused("not a regular file"));
+    }
+    if metadata.mode() & 0o002 != 0 {
+        return Err(refused("everybody may write it"));
+    }
+    if metadata.len() > RULE_BYTES_MAX {
+        return Err(refused("too large"));
+    }
+    let mut text = String::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1);
+    file.by_ref().take(RULE_BYTES_MAX).read_to_string(&mut text).map_err(|source| io_error("read", path, source))?;
+    Ok(Some(text))
+}
+
+pub(crate) fn io_error(action: &'static str, path: &Path, source: io::Error) -> TrustError {
+    TrustError::Io { action, path: path.display().to_string(), source }
+}
