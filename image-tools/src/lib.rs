@@ -4,6 +4,7 @@
 //! Everything it reads was written by strangers: it never executes what it reads, never follows a path of an image
 //! outside the directory it unpacks into, and knows nothing of pods.
 
+pub mod block;
 pub mod config;
 pub mod cosign;
 pub mod digest;
