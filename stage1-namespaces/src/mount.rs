@@ -1,0 +1,217 @@
+//! Carries out a [`Plan`]'s operations.
+//!
+//! Runs in a child of the supervisor: with the privileges of the host's root, in a mount namespace of its own (a copy of
+//! the host's, made private first), before anything of the pod runs. Nothing here runs inside the pod, and no path of
+//! an app's root is resolved here: images are only stacked, stage2 looks into them.
+
+use crate::overlay;
+use crate::plan::{Area, Operation};
+use crate::sys::{self, MountAttributes};
+use anyhow::{Context, Result};
+use contract::pod::DeviceKind;
+use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawMode};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// The pod root, mounted over the pod directory in this mount namespace only.
+pub(crate) struct Site {
+    /// The pod directory, as this mount namespace sees it; also the current directory.
+    pub(crate) pod_directory: OwnedFd,
+    /// The root of the pod root's tmpfs.
+    pub(crate) root: OwnedFd,
+    /// The pod's user namespace.
+    pub(crate) users: Option<OwnedFd>,
+    /// Host ids of root in that namespace.
+    pub(crate) owner: u32,
+    /// How many layers were attached for [`overlay`] under [`LAYERS`].
+    pub(crate) attached: u32,
+}
+
+/// A directory of the pod root that exists only while it is being made.
+pub(crate) const LAYERS: &str = "layers";
+
+/// Room for mount points and the few files that stage2 makes; the apps' data never lies here.
+const POD_ROOT_SIZE: &str = "16m";
+
+impl Site {
+    /// Cuts this mount namespace off the host's and puts an empty pod root over the pod directory.
+    pub(crate) fn new(users: Option<OwnedFd>, owner: u32) -> Result<Self> {
+        // The namespace is a copy whose mounts are peers of the host's: without this, our mounts would appear there.
+        let attributes = MountAttributes { set: 0, propagation: libc::MS_PRIVATE, id_mapping: None, recursive: true };
+        let slash = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("open `/`")?;
+        sys::mount_setattr(slash.as_fd(), &attributes).context("make the mounts of the pod private")?;
+        let pod_directory = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .context("open the pod directory")?;
+        let root = tmpfs(users.is_some(), owner).context("mount the pod root")?;
+        attach(root.as_fd(), pod_directory.as_fd(), Path::new("")).context("mount the pod root")?;
+        Ok(Self { pod_directory, root, users, owner, attached: 0 })
+    }
+
+    /// One operation; its error names the thing that was to be made.
+    pub(crate) fn carry_out(&mut self, operation: &Operation) -> Result<()> {
+        match operation {
+            Operation::Directory { path, mode, uid, gid } => {
+                directory(path, *mode, (*uid, *gid)).with_context(|| format!("make directory `{}`", path.display()))
+            }
+            Operation::MountPoint { path } => rustix::fs::mkdirat(&self.root, path, Mode::from(0o755))
+                .with_context(|| format!("make mount point `{}`", path.display())),
+            Operation::Writable { at, path, like } => self
+                .writable(*at, path, like)
+                .with_context(|| format!("make the writable layer in `{}`", path.display())),
+            Operation::Overlay { layers, at, writable, target } => {
+                let mount = overlay::mount(self, layers, *at, writable)
+                    .with_context(|| format!("stack the layers of `/{}`", target.display()))?;
+                attach(mount.as_fd(), self.root.as_fd(), target)
+                    .with_context(|| format!("mount `/{}`", target.display()))
+            }
+            Operation::Bind { source, target, read_only, recursive } => self
+                .bind(source, target, *read_only, *recursive)
+                .with_context(|| format!("mount `{}` at `/{}`", source.display(), target.display())),
+            Operation::Device { path, kind, major, minor, mode } => {
+                let kind = match kind {
+                    DeviceKind::Character => FileType::CharacterDevice,
+                    DeviceKind::Block => FileType::BlockDevice,
+                };
+                self.device(path, kind, rustix::fs::makedev(*major, *minor), *mode)
+                    .with_context(|| format!("make device `/{}`", path.display()))
+            }
+            Operation::HostSys => {
+                let read_only = libc::MOUNT_ATTR_RDONLY;
+                self.bind_host("/sys", "sys", read_only).context("mount the host's `/sys` read-only")
+            }
+            Operation::HostShm => self.bind_host("/dev/shm", "shm", 0).context("mount the host's `/dev/shm`"),
+        }
+    }
+
+    /// Takes away what only the making of the overlays needed.
+    pub(crate) fn clear(&self) -> Result<()> {
+        if self.attached > 0 {
+            rustix::process::fchdir(&self.root)?;
+            rustix::mount::unmount(LAYERS, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+            rustix::fs::unlinkat(&self.root, LAYERS, AtFlags::REMOVEDIR)?;
+        }
+        Ok(rustix::process::fchdir(&self.pod_directory)?)
+    }
+
+    /// `upper` and `work`: overlayfs wants both on one file system, and takes the mode and owner of `/` from the upper one.
+    fn writable(&self, at: Area, path: &Path, like: &Path) -> Result<()> {
+        let base = self.area(at);
+        let template = rustix::fs::stat(like).with_context(|| format!("look at layer `{}`", like.display()))?;
+        let upper = path.join(contract::dir::UPPER);
+        make_directory(base, &path.join(contract::dir::WORK), 0o700)?;
+        let mode = template.st_mode & 0o7777;
+        make_directory(base, &upper, mode)?;
+        // Not shown through a mapping: overlayfs makes files in `work` as the host's root, which a mapping does not have.
+        let (uid, gid) = (template.st_uid.wrapping_add(self.owner), template.st_gid.wrapping_add(self.owner));
+        if (uid, gid) != (0, 0) {
+            give(base, &upper, mode, (uid, gid))?;
+        }
+        Ok(())
+    }
+
+    /// The directory that relative paths of this area start from.
+    pub(crate) fn area(&self, at: Area) -> BorrowedFd<'_> {
+        match at {
+            Area::PodDirectory => self.pod_directory.as_fd(),
+            Area::PodRoot => self.root.as_fd(),
+        }
+    }
+
+    fn bind(&self, source: &Path, target: &Path, read_only: bool, recursive: bool) -> Result<()> {
+        let tree = clone_tree(source, recursive)?;
+        let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+        // nosuid and nodev: what lies in a volume was not checked by anybody, and the host's root may have put it there.
+        let attributes = MountAttributes {
+            set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only,
+            propagation: libc::MS_PRIVATE,
+            id_mapping: self.users.as_ref().map(AsFd::as_fd),
+            recursive,
+        };
+        sys::mount_setattr(tree.as_fd(), &attributes).with_context(|| self.why_not_mapped())?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode);
+        make_mount_point(self.root.as_fd(), target, kind == FileType::Directory)?;
+        attach(tree.as_fd(), self.root.as_fd(), target)?;
+        Ok(())
+    }
+
+    /// What mount_setattr was asked for, for its error.
+    pub(crate) const fn why_not_mapped(&self) -> &'static str {
+        if self.users.is_some() { "show it through the pod's user ids" } else { "restrict it" }
+    }
+
+    /// Like the host's, but owned by the pod's root.
+    fn device(&self, path: &Path, kind: FileType, number: Dev, mode: u32) -> rustix::io::Result<()> {
+        rustix::fs::mknodat(&self.root, path, kind, Mode::from(mode), number)?;
+        give(self.root.as_fd(), path, mode, (self.owner, self.owner))
+    }
+
+    fn bind_host(&self, source: &str, target: &str, set: u64) -> Result<()> {
+        let tree = clone_tree(Path::new(source), false)?;
+        let set = set | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        let attributes = MountAttributes { set, propagation: libc::MS_PRIVATE, id_mapping: None, recursive: true };
+        sys::mount_setattr(tree.as_fd(), &attributes)?;
+        Ok(attach(tree.as_fd(), self.root.as_fd(), Path::new(target))?)
+    }
+}
+
+/// The file system of the pod root. Devices work on it only for a pod that cannot make them itself.
+pub(crate) fn tmpfs(devices: bool, owner: u32) -> rustix::io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&context, "mode", "0755")?;
+    rustix::mount::fsconfig_set_string(&context, "size", POD_ROOT_SIZE)?;
+    if owner != 0 {
+        let owner = owner.to_string();
+        rustix::mount::fsconfig_set_string(&context, "uid", owner.as_str())?;
+        rustix::mount::fsconfig_set_string(&context, "gid", owner.as_str())?;
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    let nodev = if devices { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | nodev)
+}
+
+/// A detached copy of the mount at `path`, with the mounts below it if `recursive`.
+pub(crate) fn clone_tree(path: &Path, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let below = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | below;
+    rustix::mount::open_tree(rustix::fs::CWD, path, flags)
+}
+
+/// Attaches a detached mount at `path` below `at`; an empty path is `at` itself.
+pub(crate) fn attach(mount: BorrowedFd<'_>, at: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<()> {
+    let to =
+        if path.as_os_str().is_empty() { MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH } else { MoveMountFlags::empty() };
+    rustix::mount::move_mount(mount, "", at, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | to)
+}
+
+/// A directory, or an empty file for a file to be mounted on.
+pub(crate) fn make_mount_point(at: BorrowedFd<'_>, path: &Path, directory: bool) -> rustix::io::Result<()> {
+    if directory {
+        return make_directory(at, path, 0o755);
+    }
+    rustix::fs::mknodat(at, path, FileType::RegularFile, Mode::from(0o600), 0)
+}
+
+fn directory(path: &Path, mode: u32, owner: (u32, u32)) -> rustix::io::Result<()> {
+    make_directory(rustix::fs::CWD, path, mode)?;
+    if owner != (0, 0) || mode & 0o7000 != 0 {
+        give(rustix::fs::CWD, path, mode, owner)?;
+    }
+    Ok(())
+}
+
+/// The umask is 0 here, so the mode is exact; a directory that stage0 made already is kept.
+fn make_directory(at: BorrowedFd<'_>, path: &Path, mode: RawMode) -> rustix::io::Result<()> {
+    match rustix::fs::mkdirat(at, path, Mode::from(mode)) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// The mode last, because chown(2) clears set-id bits and mkdir(2) ignores them.
+fn give(at: BorrowedFd<'_>, path: &Path, mode: RawMode, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::fs::chownat(at, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    rustix::fs::chmodat(at, path, Mode::from(mode), AtFlags::empty())
+}

@@ -1,0 +1,170 @@
+//! Stacks the layers of one app by overlayfs, into a detached mount.
+//!
+//! Layers are given one by one (`lowerdir+`), each as the current directory: that has no limit on the length of a path or
+//! on their sum, needs no escaping, and leaves no path of the host in the pod's /proc/mounts. Kernels before 6.8 take
+//! one string of all layers, so for them each layer gets a short name under [`LAYERS`] first.
+//!
+//! With a user namespace each layer is mounted through the pod's ids first. The overlay itself is still made with the
+//! rights of the host's root, so `trusted.overlay.*` marks of the layers count, and a pod cannot forge them.
+
+use crate::mount::{LAYERS, Site, attach, clone_tree, make_mount_point, tmpfs};
+use crate::plan::Area;
+use crate::sys::{self, MountAttributes};
+use anyhow::{Context, Result};
+use contract::dir;
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// `layers`, lowest first, under the writable layer in `writable` of `at`. Leaves the pod directory as current directory.
+pub(crate) fn mount(site: &mut Site, layers: &[PathBuf], at: Area, writable: &Path) -> Result<OwnedFd> {
+    let mapped;
+    let layers = if site.users.is_some() {
+        mapped = map(site, layers)?;
+        mapped.as_slice()
+    } else {
+        layers
+    };
+    let mount = match stack(site, layers, at, writable) {
+        Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::INVAL) => named(site, layers, at, writable),
+        result => result,
+    };
+    rustix::process::fchdir(&site.pod_directory).context("return to the pod directory")?;
+    mount
+}
+
+/// One `lowerdir+` for each layer, highest first.
+fn stack(site: &Site, layers: &[PathBuf], at: Area, writable: &Path) -> Result<OwnedFd> {
+    let context = open()?;
+    let run = || -> Result<()> {
+        for layer in layers.iter().rev() {
+            // Relative ones start from the pod root, where the mapped layers are.
+            rustix::process::fchdir(&site.root)?;
+            rustix::process::chdir(layer).with_context(|| format!("open layer `{}`", layer.display()))?;
+            rustix::mount::fsconfig_set_string(&context, "lowerdir+", ".")?;
+        }
+        rustix::process::fchdir(site.area(at))?;
+        rustix::process::chdir(writable)?;
+        rustix::mount::fsconfig_set_string(&context, "upperdir", dir::UPPER)?;
+        rustix::mount::fsconfig_set_string(&context, "workdir", dir::WORK)?;
+        finish(context.as_fd())
+    };
+    run().map_err(|error| explain(error, context.as_fd()))?;
+    detached(context.as_fd())
+}
+
+/// All layers in one string, for kernels without `lowerdir+`.
+fn named(site: &mut Site, layers: &[PathBuf], at: Area, writable: &Path) -> Result<OwnedFd> {
+    let mut names = Vec::with_capacity(layers.len());
+    for layer in layers {
+        names.push(if layer.is_absolute() { name(site, layer)? } else { layer.clone() });
+    }
+    let writable = if at == Area::PodDirectory { name(site, &absolute(site, writable)?)? } else { writable.to_owned() };
+    rustix::process::fchdir(&site.root)?;
+    rustix::process::chdir(LAYERS)?;
+    let relative = |path: &Path| match path.strip_prefix(LAYERS) {
+        Ok(name) => name.to_owned(),
+        Err(_) => Path::new("..").join(path),
+    };
+    let mut lower = OsString::new();
+    for name in names.iter().rev() {
+        if !lower.is_empty() {
+            lower.push(":");
+        }
+        lower.push(relative(name));
+    }
+    let context = open()?;
+    let run = || -> Result<()> {
+        rustix::mount::fsconfig_set_string(&context, "lowerdir", lower.as_os_str())
+            .with_context(|| format!("stack {} layers on a kernel before 6.8", layers.len()))?;
+        let writable = relative(&writable);
+        rustix::mount::fsconfig_set_string(&context, "upperdir", writable.join(dir::UPPER))?;
+        rustix::mount::fsconfig_set_string(&context, "workdir", writable.join(dir::WORK))?;
+        finish(context.as_fd())
+    };
+    run().map_err(|error| explain(error, context.as_fd()))?;
+    detached(context.as_fd())
+}
+
+fn open() -> Result<OwnedFd> {
+    rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).context("open the file system `overlay`")
+}
+
+fn finish(context: BorrowedFd<'_>) -> Result<()> {
+    // Layers are hostile: redirects and metadata-only copies in them could point across layers.
+    rustix::mount::fsconfig_set_string(context, "redirect_dir", "nofollow")?;
+    rustix::mount::fsconfig_set_string(context, "metacopy", "off")?;
+    rustix::mount::fsconfig_set_string(context, "index", "off")?;
+    // The layer dies with the pod and is never mounted again; without this, the unmount at the end of every pod would sync
+    // the whole file system that the pod directory is on. Volumes sync as ever.
+    rustix::mount::fsconfig_set_flag(context, "volatile")?;
+    rustix::mount::fsconfig_create(context)?;
+    Ok(())
+}
+
+fn detached(context: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // An image brings no device nodes; stage2 makes those of the pod on a file system of its own.
+    Ok(rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?)
+}
+
+/// Adds what the kernel wrote about the error into the file system context.
+fn explain(error: anyhow::Error, context: BorrowedFd<'_>) -> anyhow::Error {
+    let mut text = [0; 256];
+    match rustix::io::read(context, &mut text) {
+        Ok(length) => {
+            let line = String::from_utf8_lossy(&text[..length]);
+            error.context(line.trim_end().trim_start_matches("e overlay: ").to_owned())
+        }
+        Err(_) => error, // No message was left; the errno stands alone.
+    }
+}
+
+/// A symlink under [`LAYERS`], so that the string of all layers stays short.
+fn name(site: &mut Site, path: &Path) -> Result<PathBuf> {
+    let name = scratch(site)?;
+    rustix::fs::symlinkat(path, &site.root, &name)?;
+    Ok(name)
+}
+
+fn absolute(site: &Site, path: &Path) -> Result<PathBuf> {
+    rustix::process::fchdir(&site.pod_directory)?;
+    let here = rustix::process::getcwd(Vec::new())?;
+    Ok(PathBuf::from(OsString::from_vec(here.into_bytes())).join(path))
+}
+
+/// Mounts each layer through the pod's ids. The results are relative to the pod root.
+fn map(site: &mut Site, layers: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut mapped = Vec::with_capacity(layers.len());
+    for layer in layers {
+        mapped.push(map_one(site, layer).with_context(|| format!("layer `{}`", layer.display()))?);
+    }
+    Ok(mapped)
+}
+
+fn map_one(site: &mut Site, path: &Path) -> Result<PathBuf> {
+    let tree = clone_tree(path, false)?;
+    let attributes = MountAttributes {
+        set: 0,
+        propagation: libc::MS_PRIVATE,
+        id_mapping: site.users.as_ref().map(AsFd::as_fd),
+        recursive: false,
+    };
+    sys::mount_setattr(tree.as_fd(), &attributes).with_context(|| site.why_not_mapped())?;
+    let name = scratch(site)?;
+    make_mount_point(site.root.as_fd(), &name, true)?;
+    attach(tree.as_fd(), site.root.as_fd(), &name)?;
+    Ok(name)
+}
+
+/// The next free name under [`LAYERS`], which is a mount of its own, so that one unmount ends all of it.
+fn scratch(site: &mut Site) -> Result<PathBuf> {
+    if site.attached == 0 {
+        make_mount_point(site.root.as_fd(), Path::new(LAYERS), true)?;
+        attach(tmpfs(false, 0)?.as_fd(), site.root.as_fd(), Path::new(LAYERS))?;
+    }
+    site.attached += 1;
+    Ok(Path::new(LAYERS).join(site.attached.to_string()))
+}
