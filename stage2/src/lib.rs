@@ -1,3 +1,44 @@
-//! PID 1 of a pod or of a guest.
+//! stage2: PID 1 of a pod, in namespaces or in a guest.
+//!
+//! A stage1 executes it as the first process of the pod's PID namespace, or as the init of a guest, with all capabilities of
+//! the pod's user namespace and the pod root as its root directory. It starts each app in a mount and cgroup namespace of the
+//! app's own, confines it, reaps and restarts, and answers the commands of stage1. Everything an app sees is made here, so
+//! that it is the same on every stage1.
+//!
+//! It must never follow a path inside an app's root by name, never give an app a descriptor or a capability that `pod.json`
+//! does not give, and never go on when a confinement could not be applied. It has one thread and no network.
 
+mod cgroup;
+mod channel;
+mod confine;
+mod device;
 pub mod guest;
+mod launch;
+mod life;
+mod lookup;
+mod mount;
+mod plan;
+mod populate;
+mod proc;
+mod root;
+mod run;
+mod seccomp;
+mod streams;
+mod supervise;
+mod sys;
+mod user;
+mod world;
+
+#[cfg(test)]
+mod samples;
+
+use anyhow::Context;
+use contract::stage2::{CHANNEL_FD, POD_FD};
+
+/// Runs a pod in the place that a stage1 has prepared: `pod.json`, the channel and the pod root are where the contract says.
+/// Gives the pod's exit code.
+pub fn pod() -> anyhow::Result<u8> {
+    let pod = sys::inherited(POD_FD).context("take over `pod.json`")?;
+    let channel = sys::inherited(CHANNEL_FD).context("take over the channel")?;
+    run::run(pod, channel::Channel::new(channel))
+}

@@ -1,0 +1,149 @@
+//! Starting a process: a child that confines itself and becomes the program, and its report to stage2.
+//!
+//! The report is a socket that execve closes: its end means that the program runs. Before that it may bring the master of
+//! the terminal that the child made in its own devpts, and if a step went wrong, which one and why.
+
+use crate::channel::{packet, send_packet};
+use crate::confine::{self, Failure, Program};
+use crate::root::Root;
+use crate::streams::{self, Streams};
+use crate::sys::{self, Forked};
+use crate::{cgroup, mount, world};
+use anyhow::{Context, Result};
+use contract::exit;
+use contract::pod::Pod;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::ThreadNameSpaceType;
+use std::convert::Infallible;
+use std::path::Path;
+
+/// The longest report.
+const REPORT_BYTES_MAX: usize = 8 << 10;
+
+/// A process that stage2 started.
+pub(crate) struct Started {
+    /// For comparing with what wait(2) says, never for signals.
+    pub(crate) pid: i32,
+    /// For signals.
+    pub(crate) process: OwnedFd,
+    /// See the module's text.
+    pub(crate) report: OwnedFd,
+}
+
+/// What a report says.
+pub(crate) enum Report {
+    /// Nothing yet.
+    Nothing,
+    /// The master of the process' terminal.
+    Terminal(OwnedFd),
+    /// The program was not executed.
+    Failed(Failure),
+    /// The program was executed.
+    Executed,
+}
+
+/// Where a program runs.
+pub(crate) enum Place<'a> {
+    /// In a world of its own: the app's first process.
+    New(&'a Pod),
+    /// In the world of the app whose first process this is.
+    Beside(BorrowedFd<'a>),
+}
+
+/// Starts a program. `cgroups` are the app's `cgroup.procs`.
+pub(crate) fn start(
+    place: &Place<'_>,
+    program: &Program<'_>,
+    cgroups: &[OwnedFd],
+    streams: &Streams,
+) -> Result<Started> {
+    let (report, childs_end) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .context("make a socket pair")?;
+    // The copy of the mount namespace is part of the fork, which saves a call.
+    match sys::fork(matches!(place, Place::New(_))).context("start a process")? {
+        Forked::Parent(pid, process) => Ok(Started { pid, process, report }),
+        Forked::Child => {
+            let Err(failure) = become_program(place, program, cgroups, streams, &childs_end);
+            send_failure(&childs_end, &failure);
+            sys::exit_now(failure.exit)
+        }
+    }
+}
+
+/// In the child, to the end.
+fn become_program(
+    place: &Place<'_>,
+    program: &Program<'_>,
+    cgroups: &[OwnedFd],
+    streams: &Streams,
+    report: &OwnedFd,
+) -> Result<Infallible, Failure> {
+    sys::reset_signals();
+    nix::sys::signal::SigSet::empty().thread_set_mask().context("unblock signals")?;
+    // First of all, so that everything from here on is counted and limited.
+    cgroup::join(cgroups)?;
+    // No terminal of the caller's can be the controlling one (CVE-2017-5226).
+    rustix::process::setsid().context("start a session")?;
+    rustix::process::umask(Mode::empty());
+    match place {
+        Place::New(pod) => {
+            // After joining, so that the app's own cgroups are the roots of what it sees.
+            sys::new_cgroup_namespace().context("make a cgroup namespace")?;
+            let world = world::build(pod, program.app)?;
+            let who = confine::identity(&world.root, program)?;
+            streams::connect(streams, &world.dev, &world.pts, who.uid, report)?;
+            confine::reset_umask();
+            confine::execute(&world.root, Some(&world.proc), program, &who)
+        }
+        Place::Beside(first) => {
+            // While the pod root is still here: inside the app's world its masks would make the kernel refuse it.
+            let proc = match program.app.oom_score_adj {
+                Some(_) => Some(mount::detached("proc", &[], mount::INERT)?),
+                None => None,
+            };
+            enter(*first)?;
+            let root = Root::open(Path::new("/"))?;
+            let who = confine::identity(&root, program)?;
+            let (dev, pts) = streams::existing(&root)?;
+            streams::connect(streams, &dev, &pts, who.uid, report)?;
+            confine::reset_umask();
+            confine::execute(&root, proc.as_ref(), program, &who)
+        }
+    }
+}
+
+/// Joins the mount and cgroup namespaces of an app, whose root becomes ours by that.
+fn enter(first: BorrowedFd<'_>) -> Result<()> {
+    let namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+    rustix::thread::move_into_thread_name_spaces(first, namespaces).context("enter the app's namespaces")
+}
+
+fn send_failure(report: &OwnedFd, failure: &Failure) {
+    let mut bytes = vec![b'f', failure.exit];
+    bytes.extend_from_slice(failure.message.as_bytes());
+    bytes.truncate(REPORT_BYTES_MAX - 1);
+    // If it cannot be sent, stage2 sees the exit code of this process, which is the same.
+    let _ = send_packet(report.as_fd(), &bytes, None);
+}
+
+/// Reports the master of a terminal, from the child.
+pub(crate) fn send_terminal(report: &OwnedFd, master: &OwnedFd) -> Result<()> {
+    send_packet(report.as_fd(), b"t", Some(master.as_fd())).context("hand over the terminal")
+}
+
+/// Takes one report, without waiting.
+pub(crate) fn receive(report: &OwnedFd) -> Result<Report> {
+    let (mut buffer, mut fds) = (vec![0; REPORT_BYTES_MAX], Vec::new());
+    let Some(length) = packet(report.as_fd(), &mut buffer, &mut fds)? else { return Ok(Report::Nothing) };
+    Ok(match (&buffer[..length], fds.pop()) {
+        ([], _) => Report::Executed,
+        ([b't'], Some(master)) => Report::Terminal(master),
+        ([b'f', exit, message @ ..], _) => {
+            Report::Failed(Failure { exit: *exit, message: String::from_utf8_lossy(message).into_owned() })
+        }
+        _ => Report::Failed(Failure { exit: exit::FAILURE, message: "a report that nobody understands".to_owned() }),
+    })
+}
