@@ -14,6 +14,7 @@ pub mod name;
 pub mod obtain;
 pub mod reference;
 pub mod signature;
+pub mod signing;
 pub mod statement;
 pub mod store;
 pub mod trust;
