@@ -372,6 +372,7 @@ pub enum Seccomp {
     /// No filter.
     Unconfined,
     /// The profile `default-1`, described in the README: argument rules, EPERM, and wider for some capabilities.
+    #[serde(rename = "default-1")]
     Default1,
     /// Only these system calls; names were expanded from groups and checked by stage0.
     Retain {
