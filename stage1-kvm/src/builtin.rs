@@ -1,22 +1,122 @@
-//! The built-in hypervisor.
+//! The built-in hypervisor. This file is the supervisor's side: it opens all that the machine needs and starts the hypervisor
+//! process, which is this program again with nothing but those fds. What is below runs in that process.
+
+mod acpi;
+mod block;
+mod boot;
+mod bus;
+mod console;
+mod cpu;
+mod device;
+mod entropy;
+mod jail;
+mod machine;
+mod memory;
+mod mmio;
+mod port;
+mod spec;
+mod sys;
 
 use crate::hypervisor::Machine;
 use crate::plan::VmPlan;
-use anyhow::{Result, bail};
+use crate::run::Hint;
+use anyhow::{Context, Result, bail};
+use rustix::fs::MemfdFlags;
+use rustix::io::FdFlags;
+use spec::Spec;
 use std::fs::File;
-use std::process::ExitCode;
+use std::io::{Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+
+/// A guest on real virtualization boots in well under a second; a nested and emulated one in ten.
+const BOOT_SECS_MAX: u64 = 60;
 
 /// Whether a probe guest runs on this machine's KVM.
 pub(crate) fn probe() -> Result<()> {
-    bail!("the built-in hypervisor is not there yet")
+    bail!("the built-in hypervisor's probe is not there yet")
 }
 
 /// Starts the machine in a child process.
-pub(crate) fn start(_plan: &VmPlan, _initramfs: File) -> Result<Machine> {
-    bail!("the built-in hypervisor is not there yet")
+pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
+    let mut passed = Passed::default();
+    let (channel, theirs) = UnixStream::pair().context("make the guest's channel")?;
+    let (report, report_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("make a pipe")?;
+    let spec = Spec {
+        supervisor: std::process::id(),
+        memory_bytes: plan.memory_bytes,
+        cpus: u8::try_from(plan.cpus).context("count the CPUs")?,
+        command_line: plan.command_line.clone(),
+        serial: plan.debug,
+        report: passed.take(report_end)?,
+        kvm: passed.take(open_kvm()?)?,
+        kernel: passed.take(open(&plan.kernel.path, true).context("open the guest kernel")?)?,
+        initramfs: passed.take(initramfs)?,
+        channel: passed.take(theirs)?,
+        disks: plan
+            .disks
+            .iter()
+            .map(|disk| {
+                let file = passed.take(open(&disk.path, disk.read_only)?)?;
+                Ok(spec::Disk { file, read_only: disk.read_only, serial: disk.serial.clone() })
+            })
+            .collect::<Result<_>>()?,
+        shares: Vec::new(),
+    };
+    if !plan.shares.is_empty() {
+        bail!("the built-in hypervisor has no host volumes yet");
+    }
+    let own = std::env::current_exe().context("find this program's own file")?;
+    let mut command = Command::new(own);
+    // A process group of its own: Ctrl-C at the terminal is for the supervisor, which stops the pod in order.
+    command.arg("vmm").env_clear().process_group(0).stdin(written(&spec)?).stdout(Stdio::null());
+    command.stderr(if plan.debug { Stdio::inherit() } else { Stdio::null() });
+    let process = crate::sys::die_with_parent(&mut command).spawn().context("start the hypervisor process")?;
+    Ok(Machine { process, helpers: Vec::new(), channel, report, boot_secs_max: BOOT_SECS_MAX })
 }
 
 /// The child: all it needs is in the fds it was given.
 pub(crate) fn main() -> ExitCode {
-    ExitCode::from(contract::exit::FAILURE)
+    match contract::json::read(std::io::stdin()) {
+        Ok(spec) => machine::run(&spec),
+        // Nobody but the supervisor starts this, so there is no one to explain it to.
+        Err(_) => ExitCode::from(contract::exit::USAGE),
+    }
+}
+
+/// Fds that the child inherits, kept open here until it has started.
+#[derive(Default)]
+struct Passed(Vec<OwnedFd>);
+
+impl Passed {
+    /// Lets the child have `fd` under the number it has here. This process has one thread and starts one child before they
+    /// are closed.
+    fn take(&mut self, fd: impl Into<OwnedFd>) -> Result<i32> {
+        let fd = fd.into();
+        rustix::io::fcntl_setfd(&fd, FdFlags::empty()).context("pass an fd to the hypervisor process")?;
+        let number = fd.as_raw_fd();
+        self.0.push(fd);
+        Ok(number)
+    }
+}
+
+fn open(path: &std::path::Path, read_only: bool) -> Result<File> {
+    File::options().read(true).write(!read_only).open(path).with_context(|| format!("open `{}`", path.display()))
+}
+
+fn open_kvm() -> Result<File> {
+    File::options().read(true).write(true).open("/dev/kvm").map_err(|error| {
+        Hint::error(format!("open `/dev/kvm`: {error}"), "use `--hypervisor=qemu`, which can do without virtualization")
+    })
+}
+
+/// The specification as the child's stdin.
+fn written(spec: &Spec) -> Result<File> {
+    let context = "write the machine's specification";
+    let mut file = File::from(rustix::fs::memfd_create("machine", MemfdFlags::CLOEXEC).context(context)?);
+    file.write_all(&serde_json::to_vec(spec)?).context(context)?;
+    file.rewind().context(context)?;
+    Ok(file)
 }

@@ -1,0 +1,75 @@
+//! What a virtio device is to its transport. Devices touch guest memory through queues only, and need no KVM: tests drive
+//! them with nothing but memory.
+
+use super::memory::Memory;
+use anyhow::Result;
+use std::os::fd::BorrowedFd;
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+
+/// Guest memory and queues of a device that the driver has set up; the geometry does not change any more.
+pub(super) struct Active<'a> {
+    /// Guest memory.
+    pub(super) memory: &'a Memory,
+    /// In the device's order.
+    pub(super) queues: &'a mut [Queue],
+    /// The guest must be interrupted.
+    pub(super) interrupt: &'a mut bool,
+}
+
+/// A device behind a [`super::mmio::Transport`]. An `Err` means that the driver broke the rules (or the host its promise): the
+/// transport stops the device and tells the driver that it needs a reset.
+pub(super) trait Device: Send {
+    /// The virtio device number.
+    fn kind(&self) -> u32;
+    /// Feature bits of this kind of device.
+    fn features(&self) -> u64;
+    /// Largest size of each queue.
+    fn queue_sizes(&self) -> &[u16];
+    /// Reads the configuration space; what lies beyond it stays as it is (zero).
+    fn read_config(&self, offset: usize, data: &mut [u8]);
+    /// Writes the configuration space; most devices have nothing to write.
+    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
+    /// The driver accepted these features and set DRIVER_OK.
+    fn activate(&mut self, _features: u64, _active: &mut Active<'_>) -> Result<()> {
+        Ok(())
+    }
+    /// The driver reset the device.
+    fn reset(&mut self) {}
+    /// The driver says that this queue has buffers.
+    fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()>;
+    /// An fd of the host to watch for input and, when asked, for output.
+    fn host_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    /// The fd is ready.
+    fn host_ready(&mut self, _active: &mut Active<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> Active<'a> {
+    /// The next chain of a queue. A ring whose index jumped further than the ring is long is an error.
+    pub(super) fn next(&mut self, queue: usize) -> Result<Option<DescriptorChain<&'a Memory>>> {
+        // Memory outlives the borrow of the queue, so a chain does too.
+        let memory: &'a Memory = self.memory;
+        Ok(self.queues[queue].iter(memory)?.next())
+    }
+
+    /// Whether the driver has set this queue up.
+    pub(super) fn is_ready(&self, queue: usize) -> bool {
+        self.queues[queue].ready()
+    }
+
+    /// Puts the last chain back.
+    pub(super) fn put_back(&mut self, queue: usize) {
+        self.queues[queue].go_to_previous_position();
+    }
+
+    /// Gives a chain back to the driver with `written` bytes in it.
+    pub(super) fn give_back(&mut self, queue: usize, head: u16, written: u32) -> Result<()> {
+        let queue = &mut self.queues[queue];
+        queue.add_used(self.memory, head, written)?;
+        *self.interrupt |= queue.needs_notification(self.memory)?;
+        Ok(())
+    }
+}
