@@ -13,6 +13,7 @@ pub mod minisign;
 pub mod name;
 pub mod obtain;
 pub mod reference;
+pub mod registry;
 pub mod signature;
 pub mod signing;
 pub mod statement;
