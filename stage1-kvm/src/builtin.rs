@@ -14,6 +14,7 @@ mod machine;
 mod memory;
 mod mmio;
 mod port;
+pub(crate) mod probe;
 mod spec;
 mod sys;
 
@@ -33,11 +34,6 @@ use std::process::{Command, ExitCode, Stdio};
 
 /// A guest on real virtualization boots in well under a second; a nested and emulated one in ten.
 const BOOT_SECS_MAX: u64 = 60;
-
-/// Whether a probe guest runs on this machine's KVM.
-pub(crate) fn probe() -> Result<()> {
-    bail!("the built-in hypervisor's probe is not there yet")
-}
 
 /// Starts the machine in a child process.
 pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {

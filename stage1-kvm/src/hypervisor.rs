@@ -30,7 +30,7 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
     if plan.hypervisor == Hypervisor::Builtin {
         return builtin::start(plan, initramfs);
     }
-    match builtin::probe() {
+    match builtin::probe::ask() {
         Ok(()) if plan.hypervisor == Hypervisor::Auto => builtin::start(plan, initramfs),
         Ok(()) => qemu::start(plan, initramfs, Accelerator::Kvm),
         Err(why) => {

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["run", uuid] => run::run(uuid),
         ["vmm"] => return builtin::main(),
+        ["probe"] => return probe(),
         ["qemu", parent, accelerator, program, rest @ ..] => qemu::jail::main(parent, accelerator, program, rest),
         ["virtiofsd", parent, share @ ..] => qemu::share::main(parent, share),
         _ => {
@@ -44,6 +45,17 @@ fn main() -> ExitCode {
             if let Some(hint) = error.downcast_ref::<run::Hint>() {
                 eprintln!("hint: {}", hint.advice);
             }
+            ExitCode::from(contract::exit::FAILURE)
+        }
+    }
+}
+
+/// The probe's process: its parent reads why, if it does not succeed.
+fn probe() -> ExitCode {
+    match builtin::probe::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
             ExitCode::from(contract::exit::FAILURE)
         }
     }

@@ -129,7 +129,7 @@ fn load_initramfs(
 }
 
 /// The first 4 GiB by 2 MiB pages, each at its own address: all that the 64-bit entry asks for.
-fn page_tables(memory: &Memory) -> Result<()> {
+pub(super) fn page_tables(memory: &Memory) -> Result<()> {
     const PRESENT_WRITABLE: u64 = 3;
     const LARGE: u64 = 1 << 7;
     let write = |value: u64, at: u64| memory.write_obj(value, GuestAddress(at)).context("write page tables");

@@ -49,7 +49,7 @@ pub(super) fn run(cpu: &mut VcpuFd, bus: &Bus) -> Result<Stop> {
 }
 
 /// KVM could not go on. When it met an instruction that it cannot emulate, its bytes are what a bug report needs.
-fn internal_error(cpu: &mut VcpuFd) -> anyhow::Error {
+pub(super) fn internal_error(cpu: &mut VcpuFd) -> anyhow::Error {
     let (suberror, [flags, words @ ..]) = super::sys::internal_error(cpu.get_kvm_run());
     let has_bytes = flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0;
     if suberror == KVM_INTERNAL_ERROR_EMULATION && has_bytes {

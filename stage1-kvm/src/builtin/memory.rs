@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn an_initramfs_has_room_or_is_refused() {
         assert_eq!(place_high(64 << 20, 1 << 20, u64::MAX, 32 << 20).unwrap(), 63 << 20);
-        assert_eq!(place_high(4 << 30, 4097, 0x7fff_ffff, 0).unwrap(), 0x7fff_d000);
+        assert_eq!(place_high(4 << 30, 4097, 0x7fff_ffff, 0).unwrap(), 0x7fff_e000);
         assert!(place_high(64 << 20, 48 << 20, u64::MAX, 32 << 20).is_err());
         assert!(place_high(64 << 20, u64::MAX, u64::MAX, 0).is_err());
     }
