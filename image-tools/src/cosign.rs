@@ -13,6 +13,9 @@ use crate::key::PemKey;
 use crate::name::{ImageName, Version};
 use crate::signature::BUNDLE_TYPE;
 
+#[cfg(test)]
+mod tests;
+
 /// The predicate of the in-toto statements that `cosign sign` makes.
 const SIGN_PREDICATE: &str = "https://sigstore.dev/cosign/sign/v1";
 const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";

@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 mod pem;
 mod secret;
 
+#[cfg(test)]
+pub(crate) use pem::{ED25519_HEAD, P256_HEAD};
 pub use pem::{PemKey, Scheme};
 pub use secret::{Password, SecretKey, SecretKeyError};
 

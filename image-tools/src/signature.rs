@@ -113,6 +113,25 @@ struct Manifest {
     annotations: Option<std::collections::BTreeMap<String, String>>,
 }
 
+#[derive(Deserialize)]
+struct BundleManifest {
+    layers: Vec<BundleLayer>,
+    subject: BundleSubject,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BundleLayer {
+    media_type: String,
+    digest: Digest,
+    size: u64,
+}
+
+#[derive(Deserialize)]
+struct BundleSubject {
+    digest: Digest,
+}
+
 impl Signature {
     /// The artifact that carries this signature for the image manifest `subject` of `size` bytes.
     ///
@@ -175,7 +194,10 @@ impl Signature {
         let malformed = |error: serde_json::Error| SignatureError::Manifest(error.to_string());
         let kind: Kind = serde_json::from_slice(manifest).map_err(malformed)?;
         let kind = kind.artifact_type.unwrap_or_default();
-        if kind != ARTIFACT_TYPE && kind != BUNDLE_TYPE {
+        if kind == BUNDLE_TYPE {
+            return Self::from_bundle_artifact(manifest, subject, blob);
+        }
+        if kind != ARTIFACT_TYPE {
             return Ok(None);
         }
         let manifest: Manifest = serde_json::from_slice(manifest).map_err(malformed)?;
@@ -197,19 +219,31 @@ impl Signature {
             String::from_utf8(bytes).map_err(|_| SignatureError::Manifest(format!("the {what} is not text")).into())
         };
         match &manifest.layers[..] {
-            [statement, minisig]
-                if kind == ARTIFACT_TYPE
-                    && statement.media_type == STATEMENT_TYPE
-                    && minisig.media_type == MINISIG_TYPE =>
-            {
+            [statement, minisig] if statement.media_type == STATEMENT_TYPE && minisig.media_type == MINISIG_TYPE => {
                 let statement = text(statement, "statement")?;
                 Ok(Some(Self::Pod { statement, minisig: text(minisig, "minisign part")? }))
             }
-            [bundle] if kind == BUNDLE_TYPE && bundle.media_type == BUNDLE_TYPE => {
-                Ok(Some(Self::CosignBundle { bundle: text(bundle, "bundle")?, signed: None }))
-            }
             _ => Err(SignatureError::Manifest("unexpected layers".to_owned()).into()),
         }
+    }
+
+    /// cosign's bundle. What other tools write is read leniently here and strictly when it is verified.
+    fn from_bundle_artifact<E: From<SignatureError>>(
+        manifest: &[u8],
+        subject: &Digest,
+        mut blob: impl FnMut(&Digest, u64) -> Result<Vec<u8>, E>,
+    ) -> Result<Option<Self>, E> {
+        let Ok(manifest) = serde_json::from_slice::<BundleManifest>(manifest) else { return Ok(None) };
+        let [layer] = &manifest.layers[..] else { return Ok(None) };
+        let foreign = manifest.subject.digest != *subject || layer.media_type != BUNDLE_TYPE;
+        if foreign || layer.size > BLOB_BYTES_MAX as u64 {
+            return Ok(None);
+        }
+        let bytes = blob(&layer.digest, layer.size)?;
+        if bytes.len() as u64 != layer.size || Digest::of(&bytes) != layer.digest {
+            return Err(SignatureError::Blob("bundle").into());
+        }
+        Ok(String::from_utf8(bytes).ok().map(|bundle| Self::CosignBundle { bundle, signed: None }))
     }
 
     /// The text of a `.sig` file: each statement followed by its minisign signature.

@@ -120,6 +120,13 @@ impl Policy {
         Ok(Verdict { rule, keys: Vec::new(), basis: Basis::Pinned, manifest: subject.manifest })
     }
 
+    /// Whether signatures of other tools can count for this image: if not, nobody needs to look for them.
+    #[must_use]
+    pub fn takes_foreign(&self, subject: &Subject) -> bool {
+        let rule = self.effective(subject).ok().flatten();
+        rule.is_some_and(|rule| rule.keys.iter().any(|(_, _, key)| matches!(key.key, TrustedKey::Pem(_))))
+    }
+
     /// The rule that decides about a name, with the keys of the rules it inherits from.
     fn effective(&self, subject: &Subject) -> Result<Option<Effective>, TrustError> {
         let mut effective: Option<Effective> = None;

@@ -458,3 +458,58 @@ I04LsC3eZjo/eb8zPcJ5DbdYMhA5a8QMRSAPazWzgTuJWZWOtFUsys32PQ==
     assert!(import_policy(&bench.dirs, &text, false).is_ok(), "the same again changes nothing");
     says(&bench.refusal(&subject("x"), &[]), &["accepts no image"]);
 }
+
+/// A key and a cosign payload by it for a name and a digest.
+fn cosign(name: &str, digest: &Digest) -> (String, Signature) {
+    use base64::Engine as _;
+    use p256::ecdsa::signature::Signer as _;
+    let base64 = base64::engine::general_purpose::STANDARD;
+    let key = p256::ecdsa::SigningKey::from_bytes(&[7; 32].into()).expect("in range");
+    let der = [&crate::key::P256_HEAD[..], key.verifying_key().to_sec1_point(false).as_bytes()].concat();
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", base64.encode(der));
+    let payload = format!(
+        r#"{{"critical":{{"identity":{{"docker-reference":"{name}"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#
+    );
+    let signature: p256::ecdsa::Signature = key.sign(payload.as_bytes());
+    (pem, Signature::CosignPayload { payload, signature: base64.encode(signature.to_der().as_bytes()) })
+}
+
+#[test]
+fn cosign_signatures_bind_digest_and_name() {
+    let bench = Bench::new();
+    let image = subject("registry.example.com/team/app");
+    let (pem, good) = cosign("registry.example.com/team/app", &image.manifest);
+    says(&bench.refusal(&image, &[good.clone()]), &["no trust rule"]);
+    let prefix = Prefix::parse("registry.example.com/team").expect("prefix");
+    add(&bench.dirs, &prefix, &pem, &AddOptions::default()).expect("add");
+    let verdict = bench.judge(&image, &[good.clone()]).expect("trusted");
+    let id = verdict.keys[0];
+    let other = subject("registry.example.com/team/other");
+    says(&bench.refusal(&other, &[good.clone()]), &["for the image `registry.example.com/team/app`", &id.to_string()]);
+    let (_, elsewhere) = cosign("registry.example.com/team/app", &Digest::of(b"another"));
+    says(&bench.refusal(&image, &[elsewhere.clone()]), &["for the manifest sha256:"]);
+    // The signature of an index speaks for the manifests that it lists.
+    let listed = Subject { index: Some(Digest::of(b"another")), ..image.clone() };
+    assert!(bench.judge(&listed, &[elsewhere]).is_ok());
+    let (_, tagged) = cosign("registry.example.com/team/app:2.0", &image.manifest);
+    says(&bench.refusal(&image, &[tagged]), &["for version `2.0`"]);
+    let Signature::CosignPayload { payload, signature } = good.clone() else { panic!("cosign") };
+    let changed = Signature::CosignPayload { payload: payload.replace("team/app", "team/apq"), signature };
+    says(&bench.refusal(&image, &[changed]), &["unknown key, or its signature was changed"]);
+    revoke(&bench.dirs, id, "").expect("revoke");
+    says(&bench.refusal(&image, &[good]), &["the key is revoked"]);
+}
+
+#[test]
+fn a_mirrored_image_may_keep_the_name_it_was_signed_under() {
+    let bench = Bench::new();
+    let image = subject("mirror.example.com/hub/app");
+    let (pem, signature) = cosign("origin.example.com/app", &image.manifest);
+    let key = TrustedKey::parse(&pem, None).expect("key");
+    let key = RuleKey { key, not_before: None, not_after: None, comment: None };
+    let rule = Rule { signed_as: Some("origin.example.com".to_owned()), keys: vec![key], ..Rule::signed() };
+    bench.vendor("mirror.example.com+hub.json", &rule.to_text());
+    assert!(bench.judge(&image, &[signature.clone()]).is_ok());
+    bench.vendor("mirror.example.com+hub.json", &Rule { signed_as: None, ..rule }.to_text());
+    says(&bench.refusal(&image, &[signature]), &["for the image `origin.example.com/app`"]);
+}
