@@ -101,7 +101,7 @@ impl From<Digest> for String {
 }
 
 /// A digest in the making.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hasher(sha2::Sha256);
 
 impl Hasher {

@@ -4,18 +4,26 @@
 //! Everything it reads was written by strangers: it never executes what it reads, never follows a path of an image
 //! outside the directory it unpacks into, and knows nothing of pods.
 
+pub mod archive;
 pub mod block;
+pub mod compression;
 pub mod config;
 pub mod cosign;
 pub mod digest;
+pub mod extent;
 pub mod key;
+pub mod limits;
 pub mod minisign;
 pub mod name;
 pub mod obtain;
+pub mod oci;
+pub mod pipeline;
 pub mod reference;
 pub mod registry;
 pub mod signature;
 pub mod signing;
+pub mod source;
 pub mod statement;
 pub mod store;
 pub mod trust;
+pub mod unpack;

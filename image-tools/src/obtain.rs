@@ -1,8 +1,17 @@
-//! From a reference to an image that may run: look in the store, fetch or import what is missing, verify every time.
+//! From a reference to an image that may run: look in the store, import or fetch what is missing, verify every time.
+//!
+//! What is refused is not imported: the documents of a source are judged before its layers are read.
 
-use crate::reference::Reference;
-use crate::store::{Store, StoreError, StoredImage};
-use crate::trust::Policy;
+use crate::digest::Digest;
+use crate::name::{ImageName, Version};
+use crate::oci;
+use crate::reference::{NameReference, Reference, Source};
+use crate::signature::Signature;
+use crate::source::{Content, SourceError, SourceImage, parse_native};
+use crate::statement::Subject;
+use crate::store::{Origin, Store, StoreError, StoredImage};
+use crate::trust::{Basis, Policy, Refusal};
+use jiff::Timestamp;
 use thiserror::Error;
 
 /// When to look beyond the store.
@@ -13,7 +22,7 @@ pub enum PullPolicy {
     New,
     /// Always, to see whether there is something newer.
     Update,
-    /// Not at all.
+    /// Not at all. Files are read all the same.
     Never,
 }
 
@@ -31,7 +40,7 @@ pub struct Insecure {
 /// Why an image may run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Signed as the rule for this prefix asks.
+    /// Signed as the rule for this prefix asks; without keys, the rule asks for none.
     Signature {
         /// Prefix of the rule.
         prefix: String,
@@ -40,7 +49,7 @@ pub enum Trust {
     },
     /// The user named the image by its digest.
     Digest,
-    /// `--insecure-options=image`.
+    /// `--insecure-options=image`, or a rule in audit mode.
     Insecure,
 }
 
@@ -51,6 +60,8 @@ pub struct Obtained {
     pub image: StoredImage,
     /// Why it may run.
     pub trust: Trust,
+    /// What a rule in audit mode would have refused; to be shown to the user.
+    pub audit: Option<String>,
 }
 
 /// Why an image was not obtained.
@@ -59,12 +70,43 @@ pub enum ObtainError {
     /// The store could not do its part.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The source is bad.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// It may not run.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It is not here, and the pull policy forbids to look elsewhere.
+    #[error("the image `{0}` is not in the store")]
+    Absent(String),
+    /// It is for other machines.
+    #[error("the image `{name}` is for {os} on {architecture}, this machine is linux on {}", oci::host_architecture())]
+    Platform {
+        /// The image.
+        name: String,
+        /// Its operating system.
+        os: String,
+        /// Its architecture.
+        architecture: String,
+    },
+    /// The image in the store under this name is another one.
+    #[error("the image `{name}` in the store is {id}, not what was asked for")]
+    Digest {
+        /// The reference.
+        name: String,
+        /// What is there.
+        id: Digest,
+    },
 }
 
 impl ObtainError {
     /// Advice for the user, where there is some.
     pub fn hint(&self) -> Option<String> {
-        None
+        match self {
+            Self::Refused(refusal) => Some(refusal.hint()),
+            Self::Absent(name) => Some(format!("get it with `pod fetch {name}`")),
+            _ => None,
+        }
     }
 }
 
@@ -77,14 +119,178 @@ pub struct Images {
     pub policy: Policy,
 }
 
+/// What is judged, and on which words of the user.
+struct Claim<'a> {
+    subject: &'a Subject,
+    signatures: &'a [Signature],
+    pinned: bool,
+    insecure: Insecure,
+}
+
 impl Images {
     /// Finds, fetches or imports the image and verifies it.
-    pub fn obtain(
+    pub fn obtain(&self, reference: &Reference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
+        match reference {
+            Reference::Id(prefix) => {
+                let id = self.store.find_id(prefix)?;
+                self.stored(&id, prefix.whole().is_some(), insecure)
+            }
+            Reference::Name(name) => self.by_name(name, pull, insecure),
+            Reference::Source(Source::Registry(name)) => self.fetch_name(name, pull, insecure),
+            Reference::Source(Source::Url(url)) => self.fetch_url(url, pull, insecure),
+            Reference::Source(source) => self.import(source, insecure),
+        }
+    }
+
+    fn by_name(&self, name: &NameReference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
+        if pull == PullPolicy::Update {
+            return self.fetch_name(name, pull, insecure);
+        }
+        match self.find(name) {
+            Ok(id) => self.stored(&id, name.digest.is_some(), insecure),
+            Err(ObtainError::Store(StoreError::Missing(_)) | ObtainError::Digest { .. }) if pull == PullPolicy::New => {
+                self.fetch_name(name, pull, insecure)
+            }
+            Err(ObtainError::Store(StoreError::Missing(_))) => Err(ObtainError::Absent(name.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The image in the store that a name means. A digest may be that of the native manifest or that of the source's.
+    pub fn find(&self, name: &NameReference) -> Result<Digest, ObtainError> {
+        let Some(digest) = name.digest else { return Ok(self.store.find_name(name)?) };
+        let without_digest = NameReference { digest: None, ..name.clone() };
+        let is_it = |id: &Digest| match self.store.image(id) {
+            Ok(image) => *id == digest || image.origin.manifest == Some(digest),
+            Err(_) => false,
+        };
+        let found = self.store.find_name(&without_digest)?;
+        if is_it(&found) {
+            return Ok(found);
+        }
+        // An older version of the name is not linked any more; its id says enough.
+        let named = |id: &Digest| self.store.image(id).is_ok_and(|image| image.name == name.name);
+        match self.store.ids()?.into_iter().find(|id| is_it(id) && named(id)) {
+            Some(id) => Ok(id),
+            None => Err(ObtainError::Digest { name: name.to_string(), id: found }),
+        }
+    }
+
+    /// An image of the store, verified again: keys may have been revoked since.
+    pub fn stored(&self, id: &Digest, pinned: bool, insecure: Insecure) -> Result<Obtained, ObtainError> {
+        let image = self.store.image(id)?;
+        check_platform(&image.name, &image.config.os, &image.config.architecture)?;
+        let subject = Subject {
+            name: image.name.clone(),
+            version: image.version.clone(),
+            os: image.config.os.clone(),
+            architecture: image.config.architecture.clone(),
+            manifest: image.origin.manifest.unwrap_or(*id),
+            index: image.origin.index,
+        };
+        let claim = Claim { subject: &subject, signatures: &image.signatures, pinned, insecure };
+        let (trust, audit) = self.judge(&claim)?;
+        self.store.touch(id);
+        Ok(Obtained { image, trust, audit })
+    }
+
+    fn import(&self, source: &Source, insecure: Insecure) -> Result<Obtained, ObtainError> {
+        let opened = SourceImage::open(source, oci::host_architecture())?;
+        let (name, version) = name_of(source, &opened);
+        let subject = match &opened.content {
+            Content::Native { manifest, config } => {
+                let (_, config) = parse_native(manifest, config)?;
+                Subject {
+                    name: config.name,
+                    version: config.version,
+                    os: config.os,
+                    architecture: config.architecture,
+                    manifest: Digest::of(manifest),
+                    index: None,
+                }
+            }
+            Content::Foreign(description) => Subject {
+                name: name.clone(),
+                version: version.clone(),
+                os: description.os.clone(),
+                architecture: description.architecture.clone(),
+                manifest: opened.manifest.unwrap_or_else(|| Digest::of(name.as_str().as_bytes())),
+                index: None,
+            },
+        };
+        check_platform(&subject.name, &subject.os, &subject.architecture)?;
+        let claim = Claim { subject: &subject, signatures: &opened.signatures, pinned: false, insecure };
+        let (trust, audit) = self.judge(&claim)?;
+        let native = matches!(opened.content, Content::Native { .. });
+        let origin = Origin {
+            source: source.to_string(),
+            manifest: opened.manifest.filter(|_| !native),
+            index: None,
+            pinned: false,
+            insecure: trust == Trust::Insecure,
+        };
+        let image = self.store.import(&opened, &name, version.as_ref(), origin)?;
+        Ok(Obtained { image, trust, audit })
+    }
+
+    fn fetch_name(
         &self,
-        reference: &Reference,
+        name: &NameReference,
         _pull: PullPolicy,
         _insecure: Insecure,
     ) -> Result<Obtained, ObtainError> {
-        Err(StoreError::Missing(reference.to_string()).into())
+        Err(ObtainError::Absent(name.to_string()))
     }
+
+    fn fetch_url(&self, url: &str, _pull: PullPolicy, _insecure: Insecure) -> Result<Obtained, ObtainError> {
+        Err(ObtainError::Absent(url.to_owned()))
+    }
+
+    /// Whether the image may run, and what an audit has to say about it.
+    fn judge(&self, claim: &Claim<'_>) -> Result<(Trust, Option<String>), ObtainError> {
+        let verdict = if claim.pinned {
+            self.policy.judge_pinned(claim.subject)
+        } else {
+            self.policy.judge(claim.subject, claim.signatures, Timestamp::now())
+        };
+        let verdict = match verdict {
+            Ok(verdict) => verdict,
+            Err(_) if claim.insecure.image => return Ok((Trust::Insecure, None)),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let keys = verdict.keys.iter().map(ToString::to_string).collect();
+        let prefix = verdict.rule.map(|rule| rule.prefix.to_string()).unwrap_or_default();
+        Ok(match verdict.basis {
+            Basis::Signed | Basis::Anything => (Trust::Signature { prefix, keys }, None),
+            Basis::Pinned => (Trust::Digest, None),
+            Basis::Audited(refusal) => (Trust::Insecure, Some(refusal.to_string())),
+        })
+    }
+}
+
+fn check_platform(name: &ImageName, os: &str, architecture: &str) -> Result<(), ObtainError> {
+    if os == "linux" && architecture == oci::host_architecture() {
+        return Ok(());
+    }
+    let (os, architecture) = (os.escape_default().to_string(), architecture.escape_default().to_string());
+    Err(ObtainError::Platform { name: name.to_string(), os, architecture })
+}
+
+/// What the source calls the image, else a name made from the file's.
+pub fn name_of(source: &Source, image: &SourceImage) -> (ImageName, Option<Version>) {
+    if let Some(name) = image.names.first() {
+        return (name.name.clone(), name.version.clone());
+    }
+    let path = match source {
+        Source::DockerArchive { path, .. } | Source::OciArchive { path, .. } | Source::OciDirectory { path, .. } => {
+            path
+        }
+        Source::Pod(path) | Source::Aci(path) => path,
+        Source::Registry(name) => return (name.name.clone(), name.version.clone()),
+        Source::Url(url) => std::path::Path::new(url.as_str()),
+    };
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let plain: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let name = ImageName::parse(plain.trim_matches('-'));
+    (name.unwrap_or_else(|_| ImageName::parse("image").expect("a good name")), None)
 }

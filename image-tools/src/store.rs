@@ -1,15 +1,48 @@
 //! The image store: blobs by digest, one unpacked tree per layer, names, and a record for each image.
 //!
 //! Runs as root in the host's namespaces. Other processes use the same directory at the same time; all that is visible
-//! is complete, because everything is made under a temporary name and renamed.
+//! is complete, because everything is made in `tmp`, synced, and renamed. A process that is killed leaves only what
+//! [`Store::collect`] removes. What a lookup by name costs does not depend on how many images there are.
+//!
+//! | path | content |
+//! |---|---|
+//! | `v1.lock` | shared by all who use the store, exclusive for the collector |
+//! | `blobs/sha256/HEX` | manifests, configurations, compressed layers |
+//! | `layers/HEX/root` | the tree of the layer with this diff id, in overlayfs form; beside it `layer.json` |
+//! | `images/HEX` | the record of the image with this manifest digest; its mtime is the time of last use |
+//! | `names/NAME/@VERSION` | symbolic link whose text is an image id; `@` alone: the newest of the name |
+//! | `block/` | block images made from layers, a cache |
+//! | `tmp/`, `locks/` | work under way |
 
-use crate::config::ImageConfig;
+mod gc;
+mod import;
+mod layer;
+mod names;
+mod verify;
+
+pub use gc::{Collected, InUse};
+pub use import::{Documents, Incoming, Open};
+pub use layer::StoredLayer;
+pub use verify::Verified;
+
+use crate::config::{ConfigError, ImageConfig};
 use crate::digest::Digest;
 use crate::name::{ImageName, Version};
+use crate::reference::IdPrefix;
 use crate::signature::Signature;
+use crate::source::{SourceError, parse_native};
+use crate::unpack::UnpackError;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
+
+/// Longest record of an image.
+const RECORD_BYTES_MAX: u64 = 80 << 20;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, Error)]
@@ -20,7 +53,7 @@ pub enum StoreError {
         /// The operation and its object.
         what: String,
         /// Its errno.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// No such image.
     #[error("no image `{0}` in the store")]
@@ -29,8 +62,27 @@ pub enum StoreError {
     #[error("`{0}` is the start of the ids of {1} images")]
     Ambiguous(String, usize),
     /// A blob, record or tree is not what it was when it was stored.
-    #[error("the store is damaged: {0}")]
+    #[error("the image store is damaged: {0}")]
     Damaged(String),
+    /// A layer was refused.
+    #[error("layer {number}")]
+    Layer {
+        /// Its place in the image, from 1.
+        number: usize,
+        /// Why.
+        source: UnpackError,
+    },
+    /// An image was refused.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A configuration was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> StoreError {
+    let what = what.into();
+    move |source| StoreError::Io { what, source }
 }
 
 /// Where an image came from and how it got in.
@@ -42,6 +94,9 @@ pub struct Origin {
     /// Digest of the manifest at the source where it is not the native manifest: what foreign signatures sign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Digest>,
+    /// Digest of the index at the source that led to that manifest: what cosign signs of an image for several machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Digest>,
     /// The user named the image by that digest.
     #[serde(default)]
     pub pinned: bool,
@@ -61,7 +116,7 @@ pub struct StoredImage {
     pub version: Option<Version>,
     /// The configuration.
     pub config: ImageConfig,
-    /// Unpacked layers in overlayfs form, lowest first: absolute paths of directories that nobody writes to.
+    /// Unpacked layers in overlayfs form, lowest first, each once: absolute paths of directories that nobody writes to.
     pub layers: Vec<PathBuf>,
     /// Signatures that came with the image.
     pub signatures: Vec<Signature>,
@@ -75,16 +130,174 @@ pub struct StoredImage {
     pub origin: Origin,
 }
 
-/// An open store.
+/// `images/HEX`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    version: u32,
+    config: Digest,
+    size_bytes: u64,
+    imported_unix_secs: u64,
+    origin: Origin,
+    /// Diff ids of the trees to stack, lowest first, each once.
+    trees: Vec<Digest>,
+    signatures: Vec<Signature>,
+}
+
+/// An open store. While it is open, nothing is collected.
 #[derive(Debug)]
 pub struct Store {
-    #[allow(dead_code)]
     root: PathBuf,
+    lock: File,
 }
+
+const DIRECTORIES: [&str; 8] =
+    ["", "blobs/sha256", "layers", "images", "names", crate::block::DIRECTORY, "tmp", "locks"];
 
 impl Store {
     /// Opens the store in `root`, and makes it if it is not there.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        Ok(Self { root: root.to_owned() })
+        let path = root.join("v1.lock");
+        let open = |flags| rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::from_raw_mode(0o600));
+        let lock = match open(OFlags::empty()) {
+            Err(rustix::io::Errno::NOENT) => Self::make(root).and_then(|()| Ok(open(OFlags::CREATE)?)),
+            result => result.map_err(io::Error::from),
+        };
+        let what = || format!("open the image store `{}`", root.display());
+        let lock = File::from(lock.map_err(io_error(what()))?);
+        rustix::fs::flock(&lock, FlockOperation::LockShared).map_err(io::Error::from).map_err(io_error(what()))?;
+        let root =
+            if root.is_absolute() { root.to_owned() } else { std::path::absolute(root).map_err(io_error(what()))? };
+        Ok(Self { root, lock })
+    }
+
+    /// Only root may look inside: trees hold set-user-id programs of strangers.
+    fn make(root: &Path) -> io::Result<()> {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        DIRECTORIES.iter().try_for_each(|name| builder.create(root.join(name)))
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    fn record_path(&self, id: &Digest) -> PathBuf {
+        self.root.join("images").join(id.hex())
+    }
+
+    fn layer_path(&self, diff_id: &Digest) -> PathBuf {
+        self.root.join("layers").join(diff_id.hex())
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A small blob, checked against its digest: what is used is what was verified.
+    pub fn blob(&self, digest: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        let bytes = read(&self.blob_path(digest), bytes_max).map_err(io_error(format!("read the blob {digest}")))?;
+        if Digest::of(&bytes) != *digest {
+            return Err(StoreError::Damaged(format!("the blob {digest} has other content")));
+        }
+        Ok(bytes)
+    }
+
+    /// The image with this id.
+    pub fn image(&self, id: &Digest) -> Result<StoredImage, StoreError> {
+        let (record, used) = self.record(id)?;
+        let manifest = self.blob(id, crate::oci::BYTES_MAX)?;
+        let config = self.blob(&record.config, crate::config::BYTES_MAX as u64)?;
+        let (_, config) = parse_native(&manifest, &config)?;
+        let layers: Vec<PathBuf> = record.trees.iter().map(|diff_id| self.layer_path(diff_id).join("root")).collect();
+        Ok(StoredImage {
+            id: *id,
+            name: config.name.clone(),
+            version: config.version.clone(),
+            config,
+            layers,
+            signatures: record.signatures,
+            size_bytes: record.size_bytes,
+            imported_unix_secs: record.imported_unix_secs,
+            last_used_unix_secs: used,
+            origin: record.origin,
+        })
+    }
+
+    /// The record and the time of last use.
+    fn record(&self, id: &Digest) -> Result<(Record, u64), StoreError> {
+        let path = self.record_path(id);
+        let what = || format!("read the record of the image {id}");
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(id.to_string())),
+            result => result.map_err(io_error(what()))?,
+        };
+        let used = file.metadata().map_err(io_error(what()))?.mtime();
+        let mut bytes = Vec::with_capacity(4 << 10);
+        Read::by_ref(&mut file).take(RECORD_BYTES_MAX).read_to_end(&mut bytes).map_err(io_error(what()))?;
+        let record: Record = serde_json::from_slice(&bytes)
+            .map_err(|error| StoreError::Damaged(format!("the record of the image {id} does not parse: {error}")))?;
+        Ok((record, used.try_into().unwrap_or(0)))
+    }
+
+    /// All ids, in no order.
+    pub fn ids(&self) -> Result<Vec<Digest>, StoreError> {
+        let what = || "list the image store".to_owned();
+        let entries = std::fs::read_dir(self.root.join("images")).map_err(io_error(what()))?;
+        let mut ids = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(io_error(what()))?.file_name();
+            ids.extend(name.to_str().and_then(Digest::from_hex));
+        }
+        Ok(ids)
+    }
+
+    /// All images, the newest last. One that is removed meanwhile is left out.
+    pub fn list(&self) -> Result<Vec<StoredImage>, StoreError> {
+        let mut images = Vec::new();
+        for id in self.ids()? {
+            match self.image(&id) {
+                Err(StoreError::Missing(_)) => {}
+                result => images.push(result?),
+            }
+        }
+        images.sort_by_key(|image| (image.imported_unix_secs, image.id));
+        Ok(images)
+    }
+
+    /// The one image whose id starts with `prefix`.
+    pub fn find_id(&self, prefix: &IdPrefix) -> Result<Digest, StoreError> {
+        if let Some(id) = prefix.whole() {
+            return if self.record_path(&id).exists() { Ok(id) } else { Err(StoreError::Missing(id.to_string())) };
+        }
+        let mut found = self.ids()?;
+        found.retain(|id| id.hex().starts_with(prefix.as_str()));
+        match found[..] {
+            [id] => Ok(id),
+            [] => Err(StoreError::Missing(format!("sha256:{}", prefix.as_str()))),
+            _ => Err(StoreError::Ambiguous(format!("sha256:{}", prefix.as_str()), found.len())),
+        }
+    }
+
+    /// Notes that the image is used now.
+    pub fn touch(&self, id: &Digest) {
+        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+        // A read-only store is used all the same.
+        let _ = rustix::fs::utimensat(rustix::fs::CWD, self.record_path(id), &times, rustix::fs::AtFlags::empty());
     }
 }
+
+pub(crate) fn now_unix_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
+}
+
+fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4 << 10);
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Removing images, and what no image and no pod needs any more.
+
+use super::{Store, StoreError, io_error, now_unix_secs};
+use crate::digest::Digest;
+use crate::oci::Document;
+use rustix::fs::FlockOperation;
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What pods need: they keep the trees of their layers even after the image is removed.
+#[derive(Clone, Debug, Default)]
+pub struct InUse {
+    /// Ids of images that pods were made from.
+    pub images: HashSet<Digest>,
+    /// Directories of layers, and block images, as in [`super::StoredImage::layers`].
+    pub paths: HashSet<PathBuf>,
+}
+
+/// What was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Images that nobody had used for the grace period.
+    pub images: Vec<Digest>,
+    /// Trees of layers.
+    pub layers: usize,
+    /// Blobs.
+    pub blobs: usize,
+    /// Files and directories that a killed process left.
+    pub leftovers: usize,
+}
+
+impl Store {
+    /// Removes an image: at once for whoever asks for it, its content with the next collection.
+    pub fn remove(&self, id: &Digest) -> Result<(), StoreError> {
+        let image = self.image(id);
+        let path = self.record_path(id);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::Missing(id.to_string())),
+            result => result.map_err(io_error(format!("remove the image {id}")))?,
+        }
+        match image {
+            Ok(image) => self.forget_names(&image.name, id),
+            Err(_) => Ok(()), // A damaged image has names that lead nowhere, until it is imported again.
+        }
+    }
+
+    /// Removes images that nobody used for `grace_secs` (all unused ones with 0; none with `None`), and content that no
+    /// image and no pod needs. Waits until nobody else has the store open.
+    pub fn collect(&self, grace_secs: Option<u64>, in_use: &InUse) -> Result<Collected, StoreError> {
+        let lock = |operation| {
+            rustix::fs::flock(&self.lock, operation).map_err(io::Error::from).map_err(io_error("lock the image store"))
+        };
+        lock(FlockOperation::LockExclusive)?;
+        let collected = self.collect_locked(grace_secs, in_use);
+        lock(FlockOperation::LockShared)?;
+        collected
+    }
+
+    fn collect_locked(&self, grace_secs: Option<u64>, in_use: &InUse) -> Result<Collected, StoreError> {
+        let mut collected = Collected::default();
+        if let Some(grace_secs) = grace_secs {
+            let before = now_unix_secs().saturating_sub(grace_secs);
+            for id in self.ids()? {
+                let (_, used) = self.record(&id)?;
+                if used <= before && !in_use.images.contains(&id) {
+                    self.remove(&id)?;
+                    collected.images.push(id);
+                }
+            }
+        }
+        let (blobs, layers) = self.reachable()?;
+        let layer_in_use = |path: &Path| in_use.paths.contains(&path.join("root"));
+        let what = "collect the image store";
+        for path in children(&self.root.join("layers")).map_err(io_error(what))? {
+            let known = digest_of(&path).is_some_and(|digest| layers.contains(&digest));
+            if !known && !layer_in_use(&path) {
+                self.discard(&path).map_err(io_error(what))?;
+                collected.layers += 1;
+            }
+        }
+        for path in children(&self.root.join("blobs/sha256")).map_err(io_error(what))? {
+            if !digest_of(&path).is_some_and(|digest| blobs.contains(&digest)) {
+                std::fs::remove_file(&path).map_err(io_error(what))?;
+                collected.blobs += 1;
+            }
+        }
+        for path in children(&self.root.join(crate::block::DIRECTORY)).map_err(io_error(what))? {
+            let known = digest_of(&path).is_some_and(|digest| self.record_path(&digest).exists());
+            if !known && !in_use.paths.contains(&path) {
+                self.discard(&path).map_err(io_error(what))?;
+                collected.blobs += 1;
+            }
+        }
+        for path in children(&self.root.join("tmp")).map_err(io_error(what))? {
+            remove(&path).map_err(io_error(what))?;
+            collected.leftovers += 1;
+        }
+        for path in children(&self.root.join("locks")).map_err(io_error(what))? {
+            remove(&path).map_err(io_error(what))?;
+        }
+        Ok(collected)
+    }
+
+    /// What the images need: blobs, and trees.
+    fn reachable(&self) -> Result<(HashSet<Digest>, HashSet<Digest>), StoreError> {
+        let mut blobs = HashSet::new();
+        let mut layers = HashSet::new();
+        for id in self.ids()? {
+            let (record, _) = self.record(&id)?;
+            blobs.extend([id, record.config]);
+            let manifest = self.blob(&id, crate::oci::BYTES_MAX)?;
+            if let Ok(Document::Manifest(manifest)) = Document::parse(&manifest, None) {
+                blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
+            }
+            for diff_id in self.image(&id)?.config.layers.iter().map(crate::config::Layer::diff_id) {
+                layers.insert(diff_id);
+                blobs.extend(self.layer(&diff_id)?.map(|layer| layer.digest));
+            }
+        }
+        Ok((blobs, layers))
+    }
+
+    /// Removes a directory so that a kill leaves either all of it or garbage in `tmp`.
+    fn discard(&self, path: &Path) -> io::Result<()> {
+        let temporary = self.temporary("discarded")?;
+        std::fs::rename(path, &temporary)?;
+        remove(&temporary)
+    }
+}
+
+fn digest_of(path: &Path) -> Option<Digest> {
+    path.file_stem().and_then(|name| name.to_str()).and_then(Digest::from_hex)
+}
+
+fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
+}

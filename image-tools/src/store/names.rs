@@ -1,0 +1,109 @@
+//! From names to ids: one symbolic link for each version of a name, and one for the newest.
+
+use super::{Store, StoreError, io_error};
+use crate::digest::Digest;
+use crate::name::{ImageName, Version};
+use crate::reference::NameReference;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+impl Store {
+    /// The image a name means: the version asked for, else `latest`, else the newest. A short name also finds what a
+    /// registry's default gave it (`redis` finds `docker.io/library/redis`).
+    pub fn find_name(&self, wanted: &NameReference) -> Result<Digest, StoreError> {
+        for name in spellings(&wanted.name) {
+            let latest = Version::latest();
+            let versions = match &wanted.version {
+                Some(version) => [Some(version), None],
+                None => [Some(&latest), None],
+            };
+            let tries = if wanted.version.is_some() { &versions[..1] } else { &versions[..] };
+            for version in tries {
+                if let Some(id) = self.read_name(&name, *version)? {
+                    return Ok(id);
+                }
+            }
+        }
+        Err(StoreError::Missing(wanted.to_string()))
+    }
+
+    fn name_path(&self, name: &ImageName, version: Option<&Version>) -> PathBuf {
+        let directory = self.root.join("names").join(name.as_str());
+        directory.join(format!("@{}", version.map_or("", Version::as_str)))
+    }
+
+    fn read_name(&self, name: &ImageName, version: Option<&Version>) -> Result<Option<Digest>, StoreError> {
+        match std::fs::read_link(self.name_path(name, version)) {
+            Ok(text) => Ok(text.to_str().and_then(Digest::from_hex)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(io_error(format!("look up the image name `{name}`"))(error)),
+        }
+    }
+
+    /// Makes the name mean `id`, with its version and as the newest.
+    pub(super) fn set_name(&self, name: &ImageName, version: Option<&Version>, id: &Digest) -> Result<(), StoreError> {
+        let what = || format!("set the image name `{name}`");
+        let directory = self.root.join("names").join(name.as_str());
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&directory).map_err(io_error(what()))?;
+        if version.is_some() {
+            self.link_name(&self.name_path(name, version), id).map_err(io_error(what()))?;
+        }
+        self.link_name(&self.name_path(name, None), id).map_err(io_error(what()))
+    }
+
+    fn link_name(&self, path: &Path, id: &Digest) -> io::Result<()> {
+        let temporary = self.temporary("name")?;
+        std::os::unix::fs::symlink(id.hex(), &temporary)?;
+        std::fs::rename(&temporary, path)
+    }
+
+    /// Forgets all names of `id`; the newest of the others takes the place of the newest.
+    pub(super) fn forget_names(&self, name: &ImageName, id: &Digest) -> Result<(), StoreError> {
+        let what = || format!("forget the image name `{name}`");
+        let directory = self.root.join("names").join(name.as_str());
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => result.map_err(io_error(what()))?,
+        };
+        let mut newest = None;
+        let mut was_newest = false;
+        for entry in entries {
+            let entry = entry.map_err(io_error(what()))?;
+            let Ok(text) = std::fs::read_link(entry.path()) else { continue };
+            match text.to_str().and_then(Digest::from_hex) {
+                Some(other) if other != *id => {
+                    if let Ok((record, _)) = self.record(&other) {
+                        newest = newest.max(Some((record.imported_unix_secs, other)));
+                    }
+                }
+                _ => {
+                    was_newest |= entry.file_name() == "@";
+                    std::fs::remove_file(entry.path()).map_err(io_error(what()))?;
+                }
+            }
+        }
+        if let Some((_, newest)) = newest.filter(|_| was_newest) {
+            self.link_name(&directory.join("@"), &newest).map_err(io_error(what()))?;
+        }
+        // Empty directories of the name and of its parents go; others stay, which is no error.
+        let names = self.root.join("names");
+        let mut at = directory.as_path();
+        while at != names && std::fs::remove_dir(at).is_ok() {
+            at = at.parent().unwrap_or(&names);
+        }
+        Ok(())
+    }
+}
+
+/// The name as it is, and what it is short for at Docker Hub.
+fn spellings(name: &ImageName) -> impl Iterator<Item = ImageName> {
+    let text = name.as_str();
+    let long = match (name.host(), text.contains('/')) {
+        (None, false) => Some(format!("docker.io/library/{text}")),
+        (None, true) => Some(format!("docker.io/{text}")),
+        (Some(_), _) => None,
+    };
+    std::iter::once(name.clone()).chain(long.and_then(|long| ImageName::parse(&long).ok()))
+}
