@@ -1,0 +1,51 @@
+//! Limits of memory, processes and CPU time, of an app and of the whole pod.
+
+use contract::status::AppEnd;
+use tests::stage_test;
+
+stage_test!(memory_is_limited_where_it_says, |t| {
+    t.pod().app("a", "process-memory 40").with("--memory=64M").run().assert_exit(0).assert_stdout("used 40");
+    let pod = t.pod().app("a", "process-memory 100").with("--memory=64M").run();
+    pod.assert_exit(137);
+    assert_eq!(pod.status("a").end, Some(AppEnd::Signal(9)));
+});
+
+stage_test!(memory_of_the_pod_is_limited_over_all_apps, |t| {
+    let pod = t.pod().flag("--memory=96M").app("a", "process-memory 70 then process-sleep 30");
+    let pod = pod.app("b", "process-sleep 0.3 then process-memory 70 then process-sleep 30").run();
+    pod.assert_exit(137);
+});
+
+stage_test!(processes_are_limited, |t| {
+    let pod = t.pod().app("a", "process-fork 50").with("--pids=10").run();
+    pod.assert_exit(0);
+    let forked: u32 = pod.stdout.trim().trim_start_matches("forked ").parse().unwrap();
+    assert!((5..10).contains(&forked), "{forked}");
+    t.pod().app("a", "process-fork 50").with("--pids=100").run().assert_exit(0).assert_stdout("forked 50");
+});
+
+stage_test!(cpu_time_is_limited, |t| {
+    let pod = t.pod().app("a", "process-burn 1.5").with("--cpu=250m").run();
+    pod.assert_exit(0);
+    let percent: u32 = pod.stdout.trim().trim_start_matches("percent ").parse().unwrap();
+    assert!((5..=35).contains(&percent), "{percent} % of a CPU instead of 25");
+});
+
+stage_test!(the_limits_stand_in_the_cgroup_of_the_app, |t| {
+    let pod = t.pod().app("a", "process-sleep 60").with("--memory=64M --pids=33 --cpu-shares=512").start();
+    let host: contract::host::Host =
+        serde_json::from_slice(&std::fs::read(t.pod_directory(&pod.uuid).join("host.json")).unwrap()).unwrap();
+    let directories = host.app_cgroups.values().flatten();
+    let mut found = std::collections::BTreeMap::new();
+    for directory in directories {
+        for file in ["memory.limit_in_bytes", "memory.max", "pids.max", "cpu.shares", "cpu.weight"] {
+            if let Ok(text) = std::fs::read_to_string(directory.join(file)) {
+                found.insert(file, text.trim().to_owned());
+            }
+        }
+    }
+    let memory = found.get("memory.max").or(found.get("memory.limit_in_bytes")).map(String::as_str);
+    assert_eq!(memory, Some("67108864"), "{found:?}");
+    assert_eq!(found.get("pids.max").map(String::as_str), Some("33"), "{found:?}");
+    assert!(found.get("cpu.shares").is_none_or(|shares| shares == "512"), "{found:?}");
+});

@@ -1,0 +1,16 @@
+//! Behaviour of pods, tested through the `pod` binary as root on the build machine, and asserted by the probe inside.
+//!
+//! One body per behaviour, run on every stage1. Tests must not depend on each other, on the network, or on anything of
+//! this machine that a newcomer's machine does not have.
+
+mod bad_input;
+mod confinement;
+mod environment;
+mod hostile;
+mod life;
+mod limits;
+mod outcome;
+mod several;
+mod trust;
+mod users;
+mod volumes;
