@@ -51,7 +51,11 @@ fn lints() -> Result<()> {
 /// Runs one `cargo test`, passing its output on and adding up its result lines.
 fn runner(command: &mut Command, sum: &mut Sum) -> Result<()> {
     // With the demo's variables as in the build, or `pod` would be built a second time without its demo.
-    command.envs(demo_environment(Profile::Debug)).stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+        .envs(demo_environment(Profile::Debug))
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     let mut child = command.spawn().context("cargo test")?;
     let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
     let mut results = 0;
