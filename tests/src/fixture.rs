@@ -168,8 +168,13 @@ impl Test {
         if self.data().join("pods").exists() {
             self.cli(["gc", "--grace-period=0s", "--expire-prepared=0s"]).assert_ok();
         }
-        let left = leftovers::find(self.directory.path(), &uuids, &self.marker);
+        let left = self.leftovers(&uuids);
         assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
+    /// A line for everything on this machine that is left of these pods and of this test's commands.
+    pub fn leftovers(&self, uuids: &[String]) -> Vec<String> {
+        leftovers::find(self.directory.path(), uuids, &self.marker)
     }
 
     /// UUIDs of all pods in the data directory, whatever their phase.

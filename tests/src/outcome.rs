@@ -45,19 +45,28 @@ pub(crate) fn wait_at_most(child: &Child, time: Duration) -> bool {
 }
 
 impl Outcome {
-    /// Runs a command to its end, without a standard input unless the caller set one.
+    /// Runs a command to its end, without a standard input.
     pub fn of(command: &mut Command) -> Self {
+        Self::of_at_most(command, COMMAND_MAX)
+    }
+
+    /// As [`Self::of`], for what may take longer than anything of ours.
+    pub fn of_at_most(command: &mut Command, time: Duration) -> Self {
         let line = line_of(command);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let child = child.unwrap_or_else(|error| panic!("`{line}`: {error}"));
-        Self::collect(line, child)
+        Self::collect_at_most(line, child, time)
     }
 
     /// Waits for a child whose output streams are pipes.
-    pub(crate) fn collect(line: String, mut child: Child) -> Self {
+    pub(crate) fn collect(line: String, child: Child) -> Self {
+        Self::collect_at_most(line, child, COMMAND_MAX)
+    }
+
+    fn collect_at_most(line: String, mut child: Child, time: Duration) -> Self {
         let out = child.stdout.take().map(drain);
         let err = child.stderr.take().map(drain);
-        let ended = wait_at_most(&child, COMMAND_MAX);
+        let ended = wait_at_most(&child, time);
         if !ended {
             let _ = child.kill(); // It may have ended just now.
         }
@@ -67,7 +76,7 @@ impl Outcome {
             String::from_utf8_lossy(&bytes).into_owned()
         };
         let outcome = Self { line, code: code_of(status), stdout: text(out), stderr: text(err) };
-        assert!(ended, "still running after {} s: {outcome}", COMMAND_MAX.as_secs());
+        assert!(ended, "still running after {} s: {outcome}", time.as_secs());
         outcome
     }
 
