@@ -2,6 +2,7 @@
 //! process, which is this program again with nothing but those fds. What is below runs in that process.
 
 mod acpi;
+mod balloon;
 mod block;
 mod boot;
 mod bus;
@@ -9,6 +10,9 @@ mod console;
 mod cpu;
 mod device;
 mod entropy;
+mod fs;
+#[cfg(test)]
+mod hostile;
 mod jail;
 mod machine;
 mod memory;
@@ -20,8 +24,9 @@ mod sys;
 
 use crate::hypervisor::Machine;
 use crate::plan::VmPlan;
+use crate::qemu::share;
 use crate::run::Hint;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
 use spec::Spec;
@@ -37,6 +42,8 @@ const BOOT_SECS_MAX: u64 = 60;
 
 /// Starts the machine in a child process.
 pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
+    // Before anything is passed: a virtiofsd must not inherit what is the hypervisor's.
+    let (helpers, sockets): (Vec<_>, Vec<_>) = share::start(&plan.shares)?.into_iter().unzip();
     let mut passed = Passed::default();
     let (channel, theirs) = UnixStream::pair().context("make the guest's channel")?;
     let (report, report_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("make a pipe")?;
@@ -59,18 +66,20 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
                 Ok(spec::Disk { file, read_only: disk.read_only, serial: disk.serial.clone() })
             })
             .collect::<Result<_>>()?,
-        shares: Vec::new(),
+        shares: plan
+            .shares
+            .iter()
+            .zip(sockets)
+            .map(|(share, socket)| Ok(spec::Share { socket: passed.take(socket)?, tag: share.tag.clone() }))
+            .collect::<Result<_>>()?,
     };
-    if !plan.shares.is_empty() {
-        bail!("the built-in hypervisor has no host volumes yet");
-    }
     let own = std::env::current_exe().context("find this program's own file")?;
     let mut command = Command::new(own);
     // A process group of its own: Ctrl-C at the terminal is for the supervisor, which stops the pod in order.
     command.arg("vmm").env_clear().process_group(0).stdin(written(&spec)?).stdout(Stdio::null());
     command.stderr(if plan.debug { Stdio::inherit() } else { Stdio::null() });
     let process = crate::sys::die_with_parent(&mut command).spawn().context("start the hypervisor process")?;
-    Ok(Machine { process, helpers: Vec::new(), channel, report, boot_secs_max: BOOT_SECS_MAX })
+    Ok(Machine { process, helpers, channel, report, boot_secs_max: BOOT_SECS_MAX })
 }
 
 /// The child: all it needs is in the fds it was given.

@@ -96,7 +96,8 @@ fn dsdt(platform: &Platform) -> Result<Sdt> {
         let resources = aml::ResourceTemplate::new(vec![&memory, &interrupt]);
         let name = format!("_SB_.V{index:03}");
         let (hardware, unique) = (aml::Name::new("_HID".into(), &"LNRO0005"), aml::Name::new("_UID".into(), &index));
-        let (coherent, resources) = (aml::Name::new("_CCA".into(), &aml::ONE), aml::Name::new("_CRS".into(), &resources));
+        let (coherent, resources) =
+            (aml::Name::new("_CCA".into(), &aml::ONE), aml::Name::new("_CRS".into(), &resources));
         let children: Vec<&dyn Aml> = vec![&hardware, &unique, &coherent, &resources];
         append(&mut table, &aml::Device::new(name.as_str().into(), children));
     }

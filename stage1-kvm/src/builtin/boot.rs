@@ -92,7 +92,8 @@ fn bzimage(memory: &Memory, bytes: u64, files: Files<'_>) -> Result<Entry> {
         bail!("the guest kernel has no 64-bit entry");
     }
     // It unpacks itself at its preferred address and needs room there before it knows of the initramfs.
-    let unpacked = header.pref_address.checked_add(u64::from(header.init_size)).context("read the guest kernel's header")?;
+    let unpacked =
+        header.pref_address.checked_add(u64::from(header.init_size)).context("read the guest kernel's header")?;
     let loaded = KernelLoaderResult { kernel_end: loaded.kernel_end.max(unpacked), ..loaded };
     let limit = u64::from(header.initrd_addr_max);
     let (address, length) = load_initramfs(memory, bytes, files.initramfs, &loaded, limit)?;

@@ -127,7 +127,8 @@ impl Console {
     fn answer(&mut self, event: u16, value: u16, tail: &[u8]) {
         if self.answers.len() < ANSWERS_MAX {
             let port = 0_u32;
-            self.answers.push_back([&port.to_le_bytes()[..], &event.to_le_bytes(), &value.to_le_bytes(), tail].concat());
+            self.answers
+                .push_back([&port.to_le_bytes()[..], &event.to_le_bytes(), &value.to_le_bytes(), tail].concat());
         }
     }
 

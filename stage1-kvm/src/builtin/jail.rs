@@ -28,7 +28,8 @@ pub(super) fn enter(supervisor: u32) -> Result<()> {
     }
     // The mount and IPC namespaces go first: they need CAP_SYS_ADMIN. The network needs none of its own, because socket(2) is in
     // no filter; a namespace costs more than the rest together.
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC).context("leave the host's mount namespace")?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC)
+        .context("leave the host's mount namespace")?;
     empty_root().context("enter an empty root")?;
     rustix::thread::set_no_new_privs(true).context("set no_new_privs")?;
     let id = FIRST_ID + rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
@@ -49,8 +50,12 @@ pub(super) fn enter(supervisor: u32) -> Result<()> {
         bail!("capabilities are left after the user id is dropped");
     }
     // Best effort: a second wall where the kernel has it; the first is that there are no files.
-    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(ABI::V5));
-    rules.and_then(Ruleset::create).and_then(landlock::RulesetCreated::restrict_self).context("restrict file access")?;
+    let rules =
+        Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(ABI::V5));
+    rules
+        .and_then(Ruleset::create)
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .context("restrict file access")?;
     Ok(())
 }
 
@@ -100,7 +105,7 @@ const COMMON: &[i64] = &[
     libc::SYS_write,
 ];
 
-/// Of the device thread: its loop, disks, the channel, random bytes.
+/// Of the device thread: its loop, disks, the channel, virtiofsd, random bytes.
 const DEVICES: &[i64] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_wait,
@@ -111,6 +116,8 @@ const DEVICES: &[i64] = &[
     libc::SYS_pwrite64,
     libc::SYS_readv,
     libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_writev,
 ];

@@ -1,6 +1,7 @@
 //! The hypervisor process: builds the machine from open fds, locks itself up, runs it. One thread for each virtual CPU, one for
 //! all devices. It ends by exit(2), whichever thread finds the end; the kernel frees the rest.
 
+use super::balloon::Balloon;
 use super::block::Block;
 use super::boot::{self, Files};
 use super::bus::Bus;
@@ -8,6 +9,7 @@ use super::console::Console;
 use super::cpu::{self, Stop};
 use super::device::Device;
 use super::entropy::Entropy;
+use super::fs::Share;
 use super::memory::{self, DEVICE_BYTES, DEVICES, Memory};
 use super::mmio::{QUEUE_NOTIFY, Transport};
 use super::port::{Line, Ports, SERIAL_INTERRUPT};
@@ -93,7 +95,12 @@ fn build(spec: &Spec) -> Result<Machine> {
     sys::set_memory(&vm, &memory).context("give the guest its memory")?;
 
     let devices = devices(spec)?;
-    ensure!(devices.len() <= INTERRUPTS.len(), "a microVM has room for {} devices, the pod needs {}", INTERRUPTS.len(), devices.len());
+    ensure!(
+        devices.len() <= INTERRUPTS.len(),
+        "a microVM has room for {} devices, the pod needs {}",
+        INTERRUPTS.len(),
+        devices.len()
+    );
     let mut platform = acpi::Platform { cpus: spec.cpus, devices: Vec::new(), serial: spec.serial };
     let mut transports = Vec::new();
     let mut kicks = Vec::new();
@@ -130,12 +137,16 @@ fn interrupt_line(vm: &VmFd, interrupt: u32) -> Result<EventFd> {
 /// The channel first, so that stage2 finds it soonest.
 fn devices(spec: &Spec) -> Result<Vec<Box<dyn Device>>> {
     let channel = UnixStream::from(sys::take_fd(spec.channel)?);
-    let mut devices: Vec<Box<dyn Device>> = vec![Box::new(Console::new(channel)?), Box::new(Entropy)];
+    let mut devices: Vec<Box<dyn Device>> =
+        vec![Box::new(Console::new(channel)?), Box::new(Entropy), Box::new(Balloon)];
     for disk in &spec.disks {
         let file = File::from(sys::take_fd(disk.file)?);
         devices.push(Box::new(Block::new(file, disk.read_only, &disk.serial)?));
     }
-    ensure!(spec.shares.is_empty(), "the built-in hypervisor has no shares yet");
+    for share in &spec.shares {
+        let socket = UnixStream::from(sys::take_fd(share.socket)?);
+        devices.push(Box::new(Share::new(socket, &share.tag)?));
+    }
     Ok(devices)
 }
 
@@ -197,7 +208,8 @@ fn watch(bus: &Bus, kicks: &[(usize, usize, EventFd)]) -> Result<OwnedFd> {
     let context = "watch a device";
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context(context)?;
     for (index, (_, _, kick)) in (0_u64..).zip(kicks) {
-        epoll::add(&epoll, sys::borrow(kick), epoll::EventData::new_u64(index), epoll::EventFlags::IN).context(context)?;
+        epoll::add(&epoll, sys::borrow(kick), epoll::EventData::new_u64(index), epoll::EventFlags::IN)
+            .context(context)?;
     }
     for (index, device) in (kicks.len() as u64..).zip(&bus.devices) {
         let Ok(device) = device.lock() else { continue };

@@ -66,6 +66,13 @@ impl Transport {
         self.queues.len()
     }
 
+    /// What must not change while the driver runs.
+    #[cfg(test)]
+    pub(super) fn geometry(&self, queue: usize) -> (u16, bool, [u64; 3]) {
+        let queue = &self.queues[queue];
+        (queue.size(), queue.ready(), [queue.desc_table(), queue.avail_ring(), queue.used_ring()])
+    }
+
     /// The fd that the device waits for.
     pub(super) fn host_fd(&self) -> Option<BorrowedFd<'_>> {
         self.device.host_fd()
@@ -167,7 +174,9 @@ impl Transport {
             (_, added) if added & FAILED != 0 => self.status |= FAILED,
             (0, ACKNOWLEDGE) | (ACKNOWLEDGE, DRIVER) => self.status |= added,
             // The driver reads back whether its choice was taken.
-            (3, FEATURES_OK) if self.driver_features & !self.features() == 0 && self.driver_features & VERSION_1 != 0 => {
+            (3, FEATURES_OK)
+                if self.driver_features & !self.features() == 0 && self.driver_features & VERSION_1 != 0 =>
+            {
                 self.status |= FEATURES_OK;
             }
             (0xb, DRIVER_OK) if self.status & (FAILED | NEEDS_RESET) == 0 => self.activate(),

@@ -93,11 +93,11 @@ fn write_guest(memory: &Memory, xsave: bool) -> Result<()> {
     let xrstor: &[u8] = if xsave { &[0x48, 0x0f, 0xae, 0x2f] } else { &[] }; // xrstor64 [rdi]
     let code = [
         xrstor,
-        &[0xf3, 0x48, 0x0f, 0xb8, 0xcb],       // popcnt rcx, rbx
-        &[0xf0, 0x48, 0x0f, 0xc7, 0x0f],       // lock cmpxchg16b [rdi]
-        &[0xcc],                               // int3
+        &[0xf3, 0x48, 0x0f, 0xb8, 0xcb],         // popcnt rcx, rbx
+        &[0xf0, 0x48, 0x0f, 0xc7, 0x0f],         // lock cmpxchg16b [rdi]
+        &[0xcc],                                 // int3
         &[0xb0, ANSWER, 0x66, 0xba, 0x00, 0x06], // mov al, ANSWER; mov dx, PORT
-        &[0xee, 0xf4],                         // out dx, al; hlt
+        &[0xee, 0xf4],                           // out dx, al; hlt
     ];
     memory.write_slice(&code.concat(), GuestAddress(CODE)).context("write the probe guest")?;
     memory.write_slice(&[0x48, 0xcf], GuestAddress(HANDLER)).context("write the probe guest")?; // iretq

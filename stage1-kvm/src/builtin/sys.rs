@@ -5,7 +5,7 @@ use super::memory::Memory;
 use kvm_bindings::{kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Gives the guest its memory.
@@ -63,4 +63,20 @@ pub(super) fn drop_bounding_capability(capability: u32) -> std::io::Result<()> {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// Takes the pages of a piece of guest memory back; they read as zeros from now on.
+pub(super) fn release(slice: &VolatileSlice<'_>) -> std::io::Result<()> {
+    // MADV_REMOVE frees the pages of a shared memory file too; private memory has no file and says EINVAL.
+    for advice in [libc::MADV_REMOVE, libc::MADV_DONTNEED] {
+        let start = slice.ptr_guard_mut().as_ptr();
+        // SAFETY: the slice is a part of the mapping of guest memory, in whole pages, which no Rust reference points into; its
+        // content may change at any time, because the guest writes to it.
+        match unsafe { libc::madvise(start.cast(), slice.len(), advice) } {
+            0 => return Ok(()),
+            _ if advice == libc::MADV_REMOVE => {}
+            _ => return Err(std::io::Error::last_os_error()),
+        }
+    }
+    Ok(())
 }

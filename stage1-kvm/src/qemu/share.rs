@@ -22,8 +22,8 @@ const SERVED: &str = "/mnt";
 /// In it, if the volume is one file.
 pub(crate) const FILE: &str = "file";
 
-/// Starts one process a share, and gives it with the socket that qemu speaks to it through.
-pub(super) fn start(shares: &[Share]) -> Result<Vec<(Child, OwnedFd)>> {
+/// Starts one process a share, and gives it with the socket that a hypervisor speaks to it through.
+pub(crate) fn start(shares: &[Share]) -> Result<Vec<(Child, OwnedFd)>> {
     shares.iter().map(|share| serve(share).with_context(|| format!("share `{}`", share.source.display()))).collect()
 }
 
