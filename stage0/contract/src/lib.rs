@@ -14,6 +14,7 @@ pub mod guest;
 pub mod host;
 pub mod json;
 pub mod kernel;
+pub mod limits;
 pub mod name;
 pub mod pod;
 pub mod stage1;
