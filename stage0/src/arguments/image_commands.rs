@@ -1,0 +1,132 @@
+//! Arguments of `pod image …` and `pod trust …`.
+
+use super::commands::FormatFlag;
+use crate::values::number;
+use std::path::PathBuf;
+
+/// `pod image`
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Image {
+    /// List the images of the store
+    List(ImageList),
+    /// Show an image: its app, layers, signatures
+    #[command(visible_alias = "cat-manifest")]
+    Inspect(ImageInspect),
+    /// Remove images from the store
+    #[command(visible_alias = "remove")]
+    Rm(Images),
+    /// Remove images that no pod uses and nobody used for some time, and what nothing refers to
+    Gc(ImageGc),
+    /// Write an image to a file
+    Export(ImageExport),
+    /// Unpack an image into a directory
+    #[command(visible_alias = "render")]
+    Extract(ImageExtract),
+    /// Check the content and the signatures of stored images
+    Verify(Images),
+}
+
+/// Images by id, start of an id, or name.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Images {
+    /// Id, start of an id, or name
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+}
+
+/// `pod image list`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ImageList {
+    /// Whole ids, exact sizes and times
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Without the line of titles
+    #[arg(long)]
+    pub(crate) no_legend: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatFlag,
+}
+
+/// `pod image inspect`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ImageInspect {
+    /// Id, start of an id, or name
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    #[command(flatten)]
+    pub(crate) format: FormatFlag,
+}
+
+/// `pod image gc`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ImageGc {
+    /// How long an unused image is kept, counted from its last use
+    #[arg(long, value_name = "TIME", value_parser = number::duration_millis, default_value = "24h")]
+    pub(crate) grace_period: u64,
+}
+
+/// `pod image export`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ImageExport {
+    /// Id, start of an id, or name
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// File to write, NAME.pod
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+/// `pod image extract`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ImageExtract {
+    /// Id, start of an id, or name
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Directory to make
+    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) directory: PathBuf,
+}
+
+/// `pod trust`
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Trust {
+    /// Trust a key for a name prefix
+    Add(TrustAdd),
+    /// List who may publish what
+    List(TrustList),
+    /// Trust a key no longer
+    #[command(visible_alias = "remove")]
+    Rm(TrustRemove),
+}
+
+/// Which names a rule is for.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TrustAdd {
+    /// Names that the key may publish: `example.com/app` means that name and all below it
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) prefix: String,
+    /// Key file (minisign form)
+    #[arg(value_name = "KEY.pub", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) key: PathBuf,
+}
+
+/// `pod trust list`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TrustList {
+    #[command(flatten)]
+    pub(crate) format: FormatFlag,
+}
+
+/// `pod trust rm`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TrustRemove {
+    /// Prefix of the rule
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) prefix: String,
+    /// Key id
+    #[arg(value_name = "KEYID")]
+    pub(crate) key: String,
+}

@@ -1,0 +1,89 @@
+//! The images of a command line: references → images that may run, in the words of `pod.json`.
+
+use crate::arguments::globals::Globals;
+use crate::arguments::pod_flags::Pull;
+use crate::failure::Failure;
+use crate::pod_json::AppImage;
+use crate::values::sets::Insecure;
+use anyhow::{Context, Result};
+use contract::pod::Trust;
+use image_tools::obtain::{self, Images, ObtainError, Obtained, PullPolicy};
+use image_tools::reference::Reference;
+use image_tools::store::Store;
+use image_tools::trust::{Policy, TrustDirs};
+use std::path::PathBuf;
+
+/// `$DATA/images`
+pub(crate) fn store_path(globals: &Globals) -> PathBuf {
+    globals.dir.join("images")
+}
+
+/// Opens the store, and makes it if it is not there.
+pub(crate) fn store(globals: &Globals) -> Result<Store> {
+    let path = store_path(globals);
+    Store::open(&path).with_context(|| format!("open the image store `{}`", path.display()))
+}
+
+/// The store and the policy.
+pub(crate) fn open(globals: &Globals) -> Result<Images> {
+    Ok(Images { store: store(globals)?, policy: Policy::load(&trust_dirs(globals)?) })
+}
+
+/// Who may publish what, by vendor, administrator, and the key of the built-in demo image.
+pub(crate) fn trust_dirs(globals: &Globals) -> Result<TrustDirs> {
+    let dirs = TrustDirs::new(&globals.system_config, &globals.local_config);
+    crate::demo::trust(dirs)
+}
+
+/// Parses what was typed.
+pub(crate) fn reference(text: &str) -> Result<Reference, Failure> {
+    Reference::parse(text).map_err(|error| Failure::new(error.to_string()))
+}
+
+/// Fetches or imports what is missing, and verifies.
+pub(crate) fn obtain(images: &Images, text: &str, pull: Pull, insecure: Insecure) -> Result<Obtained> {
+    let reference = reference(text)?;
+    crate::demo::provide(images, &reference)?;
+    let pull = match pull {
+        Pull::New => PullPolicy::New,
+        Pull::Update => PullPolicy::Update,
+        Pull::Never => PullPolicy::Never,
+    };
+    let insecure = obtain::Insecure { image: insecure.image, tls: insecure.transport, http: insecure.transport };
+    images
+        .obtain(&reference, pull, insecure)
+        .map_err(failure)
+        .with_context(|| format!("image `{}`", crate::escape::escape(text)))
+}
+
+/// image-tools' error with its advice.
+fn failure(error: ObtainError) -> anyhow::Error {
+    let hint = error.hint();
+    let error = anyhow::Error::new(error);
+    match hint {
+        Some(hint) => crate::failure::advise(error, hint),
+        None => error,
+    }
+}
+
+/// In the words of `pod.json`.
+pub(crate) fn app_image(obtained: Obtained) -> AppImage {
+    let image = obtained.image;
+    AppImage {
+        id: image.id.to_string(),
+        name: image.name.as_str().to_owned(),
+        base: image.name.base().to_owned(),
+        version: image.version.as_ref().map(|version| version.as_str().to_owned()),
+        config: image.config,
+        layers: image.layers,
+        trust: trust(obtained.trust),
+    }
+}
+
+fn trust(trust: obtain::Trust) -> Trust {
+    match trust {
+        obtain::Trust::Signature { prefix, keys } => Trust::Signature { prefix, keys },
+        obtain::Trust::Digest => Trust::Digest,
+        obtain::Trust::Insecure => Trust::Insecure,
+    }
+}

@@ -1,0 +1,141 @@
+//! Tables for the app: command line and image on the left, `pod.json` on the right.
+
+use super::*;
+use crate::arguments::{self, Action};
+use contract::name::PodUuid;
+use contract::pod::{Pod, Trust};
+use image_tools::config::ImageConfig;
+
+fn image(app: config::App) -> AppImage {
+    AppImage {
+        id: format!("sha256:{}", "0".repeat(64)),
+        name: "example.com/Web_App".to_lowercase(),
+        base: "web_app".to_owned(),
+        version: None,
+        config: ImageConfig {
+            schema: 1,
+            name: image_tools::name::ImageName::parse("example.com/web_app").unwrap(),
+            version: None,
+            os: "linux".to_owned(),
+            architecture: "amd64".to_owned(),
+            created: None,
+            labels: Default::default(),
+            annotations: Default::default(),
+            layers: Vec::new(),
+            app: Some(app),
+        },
+        layers: Vec::new(),
+        trust: Trust::Insecure,
+    }
+}
+
+fn app() -> config::App {
+    config::App {
+        exec: vec!["/bin/server".to_owned(), "--default".to_owned()],
+        user: "www".to_owned(),
+        group: Some("web".to_owned()),
+        working_directory: "/srv".to_owned(),
+        ..config::App::default()
+    }
+}
+
+fn pod_of(line: &str, images: Vec<AppImage>, facts: &Facts) -> Result<Pod, String> {
+    let argv: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let parsed = arguments::parse(&argv).map_err(|(_, failure)| failure.to_string())?;
+    let Action::Run(pod) = parsed.action else { panic!("{line}") };
+    let uuid = PodUuid::parse("0b2c44c6-2b3d-4a51-9ab0-3bb1b9c2b7aa").unwrap();
+    super::super::build(uuid, &pod, images, parsed.globals.insecure(), facts, false)
+        .map_err(|failure| failure.to_string())
+}
+
+fn pod(line: &str, config: config::App) -> Result<Pod, String> {
+    pod_of(line, vec![image(config)], &Facts::default())
+}
+
+#[test]
+fn arguments_follow_or_replace() {
+    let with_cmd = |at| config::App { default_arguments_at: Some(at), ..app() };
+    for (line, config, expected) in [
+        ("run a", app(), "/bin/server --default"),
+        ("run a -- x y", app(), "/bin/server --default x y"),
+        ("run a -- x y", with_cmd(1), "/bin/server x y"),
+        ("run a", with_cmd(1), "/bin/server --default"),
+        ("run a -- sh", with_cmd(0), "sh"),
+        ("run a --exec /bin/sh", app(), "/bin/sh"),
+        ("run a --exec /bin/sh -- -c true", with_cmd(1), "/bin/sh -c true"),
+        ("run a -- ls", config::App { exec: vec![], ..app() }, "ls"),
+    ] {
+        assert_eq!(pod(line, config).unwrap().apps[0].exec.join(" "), expected, "{line}");
+    }
+    assert!(pod("run a", config::App { exec: vec![], ..app() }).is_err());
+}
+
+#[test]
+fn a_user_of_the_command_line_has_its_own_group() {
+    for (line, user, group) in [
+        ("run a", "www", Some("web")),
+        ("run a --user root", "root", None),
+        ("run a --user 5:6", "5", Some("6")),
+        ("run a --group adm", "www", Some("adm")),
+        ("run a -u /srv/data", "/srv/data", None),
+    ] {
+        let app = &pod(line, app()).unwrap().apps[0];
+        assert_eq!((app.user.as_str(), app.group.as_deref()), (user, group), "{line}");
+    }
+    assert!(pod("run a --user 5:6 --group 7", app()).is_err());
+    for bad in ["0x0", "a b", "+1", "1:"] {
+        assert!(pod("run a", config::App { user: bad.to_owned(), ..app() }).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn names() {
+    assert_eq!(pod("run a", app()).unwrap().apps[0].name.as_str(), "web-app");
+    assert_eq!(pod("run --name p a --name x", app()).unwrap().apps[0].name.as_str(), "x");
+    assert_eq!(pod("run --name p a", app()).unwrap().hostname, "p");
+    assert!(pod_of("run a --- b", vec![image(app()), image(app())], &Facts::default()).is_err());
+    assert!(pod_of("run a --- b --name y", vec![image(app()), image(app())], &Facts::default()).is_ok());
+}
+
+#[test]
+fn working_directories() {
+    assert_eq!(pod("run a", app()).unwrap().apps[0].working_directory, Path::new("/srv"));
+    for bad in ["srv", "/proc/self/fd/7", "/proc", "//proc/self"] {
+        assert!(pod(&format!("run a --working-dir={bad}"), app()).is_err(), "{bad}");
+        assert!(pod("run a", config::App { working_directory: bad.to_owned(), ..app() }).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn terminals_need_one_app_and_a_terminal() {
+    let facts = Facts { terminal: true, ..Facts::default() };
+    let one = |line: &str, facts: &Facts| pod_of(line, vec![image(app())], facts).unwrap().apps[0].stdio;
+    assert_eq!(one("run a", &facts), Stdio::Inherit { stdin: false });
+    assert_eq!(one("run --interactive a", &facts), Stdio::Tty);
+    assert_eq!(one("run --interactive a", &Facts::default()), Stdio::Inherit { stdin: true });
+    assert_eq!(one("run a --stdin=inherit", &facts), Stdio::Inherit { stdin: true });
+    assert!(pod_of("run -i a --- b --name c", vec![image(app()), image(app())], &facts).is_err());
+}
+
+#[test]
+fn defaults_are_written_down() {
+    let pod = pod("run a", app()).unwrap();
+    let app = &pod.apps[0];
+    assert_eq!((app.capabilities.len(), app.no_new_privileges), (14, false));
+    assert_eq!(app.stop, Stop { signal: 15, grace_millis: 10_000 });
+    assert!(app.environment.iter().any(|(key, _)| key == "PATH"));
+    assert!(!app.masked_paths.is_empty() && !app.read_only_paths.is_empty());
+    assert_eq!(pod.network, contract::pod::Network::None);
+    let json = serde_json::to_vec(&pod).unwrap();
+    assert_eq!(contract::json::parse::<Pod>(&json).unwrap(), pod);
+}
+
+#[test]
+fn sysctls_of_the_host_are_refused() {
+    assert!(pod("run --sysctl net.ipv4.ip_forward=1 a", app()).is_ok());
+    assert!(pod("run --net=host --sysctl net.ipv4.ip_forward=1 a", app()).is_err());
+    assert!(pod("run --ipc=host --sysctl kernel.shmmax=1 a", app()).is_err());
+    let mut hostile = app();
+    hostile.isolators.sysctls.insert("kernel.core_pattern".to_owned(), "|/x".to_owned());
+    assert!(pod("run a", hostile).is_err());
+}

@@ -1,0 +1,246 @@
+//! Capabilities, system call filter and protected paths: the defaults, what the image asks, what the user says.
+
+use crate::arguments::app_flags::AppFlags;
+use crate::failure::Failure;
+use crate::values::sets::{self, Insecure, SeccompFlag, SeccompMode};
+use contract::kernel::Capability;
+use contract::pod::Seccomp;
+use contract::syscalls;
+use image_tools::config::{CapabilitySet, Isolators, SeccompSet};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// What root in an app may do unless somebody says otherwise: rkt's fourteen, which are Docker's too.
+pub(crate) const CAPABILITIES: [Capability; 14] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::NetBindService,
+    Capability::NetRaw,
+    Capability::SysChroot,
+    Capability::Mknod,
+    Capability::AuditWrite,
+    Capability::Setfcap,
+];
+
+/// Hidden from every app: the union of what rkt and podman hide, but for `/sys/fs`, of which only the parts that speak
+/// about the whole host are hidden, because language runtimes read their limits in `/sys/fs/cgroup`.
+const MASKED: [&str; 25] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/config.gz",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/kmem",
+    "/proc/latency_stats",
+    "/proc/mem",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/dev/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/bpf",
+    "/sys/fs/fuse",
+    "/sys/fs/pstore",
+    "/sys/fs/selinux",
+    "/sys/hypervisor",
+    "/sys/kernel/security",
+    "/sys/module",
+    "/sys/power",
+];
+
+/// Read-only for every app. `/sys` is mounted read-only as a whole, so rkt's six directories below it need no mounts of
+/// their own.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Hidden and protected paths of an app.
+pub(crate) fn paths(insecure: Insecure) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    if insecure.paths {
+        return (Vec::new(), Vec::new());
+    }
+    (MASKED.iter().map(PathBuf::from).collect(), READ_ONLY.iter().map(PathBuf::from).collect())
+}
+
+/// The capabilities of an app, in the kernel's order.
+pub(crate) fn capabilities(
+    flags: &AppFlags,
+    image: Option<&Isolators>,
+    insecure: Insecure,
+    missing: &[Capability],
+) -> Result<Vec<Capability>, Failure> {
+    if !flags.caps_retain.is_empty() && !flags.caps_remove.is_empty() {
+        return Err(Failure::usage("cannot use both `--caps-retain` and `--caps-remove` for one image"));
+    }
+    let own = |set: &Capability| !missing.contains(set);
+    if insecure.capabilities {
+        return Ok(Capability::ALL.iter().copied().filter(own).collect());
+    }
+    let without =
+        |removed: &BTreeSet<Capability>| CAPABILITIES.iter().copied().filter(|c| !removed.contains(c)).collect();
+    let flat = |lists: &[Vec<Capability>]| lists.iter().flatten().copied().collect::<BTreeSet<_>>();
+    // A flag replaces what the image says, of either kind.
+    let base: BTreeSet<Capability> = if !flags.caps_retain.is_empty() {
+        flat(&flags.caps_retain)
+    } else if !flags.caps_remove.is_empty() {
+        without(&flat(&flags.caps_remove))
+    } else {
+        match image.and_then(|image| image.capabilities.as_ref()) {
+            Some(CapabilitySet::Retain(names)) => of_image(names)?,
+            Some(CapabilitySet::Remove(names)) => without(&of_image(names)?),
+            None => CAPABILITIES.into_iter().collect(),
+        }
+    };
+    let (added, dropped) = (flat(&flags.cap_add), flat(&flags.cap_drop));
+    let all = |set: &BTreeSet<Capability>| set.len() == Capability::ALL.len();
+    let set: BTreeSet<Capability> = base.difference(&dropped).copied().chain(added.iter().copied()).collect();
+    match set.iter().find(|capability| !own(capability)) {
+        // `all` means all there are.
+        Some(_) if all(&added) || flags.caps_retain.iter().any(|list| list.len() == Capability::ALL.len()) => {
+            Ok(set.into_iter().filter(own).collect())
+        }
+        Some(capability) => {
+            Err(Failure::new(format!("`{capability}` cannot be given to the app, pod itself has not got it"))
+                .hint(format!("run pod with more privileges, or the app with `--cap-drop={capability}`")))
+        }
+        None => Ok(set.into_iter().collect()),
+    }
+}
+
+fn of_image(names: &[String]) -> Result<BTreeSet<Capability>, Failure> {
+    names
+        .iter()
+        .map(|name| sets::capability(name).map_err(|error| Failure::new(format!("the image asks for {error}"))))
+        .collect()
+}
+
+/// The filter of an app.
+pub(crate) fn seccomp(flags: &AppFlags, image: Option<&Isolators>, insecure: Insecure) -> Result<Seccomp, Failure> {
+    if insecure.seccomp {
+        return Ok(Seccomp::Unconfined);
+    }
+    let eperm = Some(libc::EPERM);
+    match (&flags.seccomp, image.and_then(|image| image.seccomp.as_ref())) {
+        (Some(SeccompFlag { mode: SeccompMode::Default, .. }), _) | (None, None) => Ok(Seccomp::Default1),
+        (Some(SeccompFlag { mode: SeccompMode::Unconfined, .. }), _) => Ok(Seccomp::Unconfined),
+        (Some(SeccompFlag { mode: SeccompMode::Retain, errno, names }), _) => {
+            retain(names, errno.unwrap_or(eperm)).map_err(Failure::usage)
+        }
+        (Some(SeccompFlag { mode: SeccompMode::Remove, errno, names }), _) => {
+            remove(names, errno.unwrap_or(eperm)).map_err(Failure::usage)
+        }
+        (None, Some(SeccompSet::Retain { syscalls, errno })) => {
+            retain(syscalls, image_errno(errno)?).map_err(of_seccomp)
+        }
+        (None, Some(SeccompSet::Remove { syscalls, errno })) => {
+            remove(syscalls, image_errno(errno)?).map_err(of_seccomp)
+        }
+    }
+}
+
+fn of_seccomp(error: String) -> Failure {
+    Failure::new(format!("the image's seccomp set: {error}"))
+}
+
+fn image_errno(name: &Option<String>) -> Result<Option<i32>, Failure> {
+    name.as_deref().map(|name| sets::errno(name).map_err(of_seccomp)).transpose()
+}
+
+fn retain(names: &[String], errno: Option<i32>) -> Result<Seccomp, String> {
+    // rkt's word for "no filter at all".
+    if names.iter().any(|name| name == "@appc.io/all") {
+        return Ok(Seccomp::Unconfined);
+    }
+    Ok(Seccomp::Retain { syscalls: expand(names)?, errno })
+}
+
+fn remove(names: &[String], errno: Option<i32>) -> Result<Seccomp, String> {
+    if names == ["@appc.io/empty"] {
+        return Ok(Seccomp::Default1);
+    }
+    Ok(Seccomp::Remove { syscalls: expand(names)?, errno })
+}
+
+/// Names and groups as sorted names.
+fn expand(names: &[String]) -> Result<Vec<String>, String> {
+    let mut all = BTreeSet::new();
+    for name in names {
+        if name.starts_with('@') {
+            let group = syscalls::group(name)
+                .ok_or_else(|| format!("`{}` is not a group of system calls", name.escape_debug()))?;
+            all.extend(group.into_iter().map(str::to_owned));
+        } else {
+            let known =
+                syscalls::find(name).ok_or_else(|| format!("`{}` is not a system call", name.escape_debug()))?;
+            all.insert(known.name.to_owned());
+        }
+    }
+    Ok(all.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::FromArgMatches;
+
+    fn flags(line: &str) -> AppFlags {
+        let matches = crate::arguments::tree::app_flags("run").get_matches_from(line.split_whitespace());
+        AppFlags::from_arg_matches(&matches).unwrap()
+    }
+
+    fn count(line: &str, missing: &[Capability]) -> Result<usize, String> {
+        capabilities(&flags(line), None, Insecure::default(), missing)
+            .map(|set| set.len())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn capability_sets() {
+        for (line, expected) in [
+            ("", 14),
+            ("--caps-retain=CAP_KILL", 1),
+            ("--caps-retain=", 0),
+            ("--caps-remove=CAP_KILL,MKNOD", 12),
+            ("--cap-add=NET_ADMIN", 15),
+            ("--cap-drop=all --cap-add=chown", 1),
+            ("--cap-drop=all", 0),
+            ("--cap-add=all", 41),
+            ("--caps-retain=kill --cap-add=chown", 2),
+        ] {
+            assert_eq!(count(line, &[]), Ok(expected), "{line}");
+        }
+        assert!(count("--caps-retain=KILL --caps-remove=CHOWN", &[]).is_err());
+        assert_eq!(count("--cap-add=all", &[Capability::SysResource]), Ok(40));
+        assert!(count("--cap-add=SYS_RESOURCE", &[Capability::SysResource]).is_err());
+    }
+
+    #[test]
+    fn filters() {
+        let filter = |line: &str| seccomp(&flags(line), None, Insecure::default());
+        assert_eq!(filter("").unwrap(), Seccomp::Default1);
+        assert_eq!(filter("--seccomp=unconfined").unwrap(), Seccomp::Unconfined);
+        assert_eq!(filter("--seccomp=@appc.io/all").unwrap(), Seccomp::Unconfined);
+        assert_eq!(filter("--seccomp=mode=remove,@appc.io/empty").unwrap(), Seccomp::Default1);
+        assert_eq!(
+            filter("--seccomp=mode=remove,mount,chmod").unwrap(),
+            Seccomp::Remove { syscalls: vec!["chmod".to_owned(), "mount".to_owned()], errno: Some(1) }
+        );
+        assert_eq!(
+            filter("--seccomp=errno=kill,read").unwrap(),
+            Seccomp::Retain { syscalls: vec!["read".to_owned()], errno: None }
+        );
+        for bad in ["--seccomp=raed", "--seccomp=@nobody"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
+        let insecure = Insecure { seccomp: true, ..Insecure::default() };
+        assert_eq!(seccomp(&flags("--seccomp=read"), None, insecure).unwrap(), Seccomp::Unconfined);
+    }
+}

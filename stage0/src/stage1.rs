@@ -1,0 +1,118 @@
+//! Finding a stage1, asking whether it can do what the pod needs, and becoming it.
+
+use crate::failure::Failure;
+use anyhow::{Context, Result};
+use contract::dir::{LOCK_FD, USER_FD};
+use contract::features;
+use contract::name::PodUuid;
+use contract::pod::Pod;
+use contract::stage1::{FILE, Stage1};
+use rustix::io::fcntl_dupfd_cloexec;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A stage1 with the place of its executables.
+#[derive(Debug)]
+pub(crate) struct Located {
+    /// What it says of itself.
+    pub(crate) stage1: Stage1,
+    /// Its `stage1.json`.
+    pub(crate) file: PathBuf,
+}
+
+/// Finds what `--stage1=` means: the name of a built-in one, or a path.
+pub(crate) fn locate(text: &str) -> Result<Located> {
+    let named = !text.contains('/') && !text.ends_with(".json");
+    let candidates = if named { built_in(text)? } else { path(text)? };
+    for file in candidates {
+        match File::open(&file) {
+            Ok(open) => {
+                let stage1: Stage1 =
+                    contract::json::read(open).with_context(|| format!("read stage1 `{}`", file.display()))?;
+                if !stage1.versions.contains(&contract::VERSION) {
+                    let name = crate::escape::escape(&stage1.name).into_owned();
+                    let message = format!("stage1 `{name}` does not read version {} of pod.json", contract::VERSION);
+                    return Err(Failure::new(message).into());
+                }
+                return Ok(Located { stage1, file });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("open stage1 `{}`", file.display())),
+        }
+    }
+    Err(Failure::new(format!("stage1 `{}` is not there", text.escape_debug()))
+        .hint("`--stage1=namespaces`, `--stage1=kvm`, or the path of a stage1.json")
+        .into())
+}
+
+/// Beside this program, in `../lib/pod`, in `/usr/lib/pod`.
+fn built_in(name: &str) -> Result<Vec<PathBuf>> {
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(Failure::usage(format!("`{}` is not the name of a stage1", name.escape_debug())).into());
+    }
+    let own = std::env::current_exe().context("find the own program")?;
+    let own = own.parent().context("find the own program's directory")?;
+    let file = format!("stage1-{name}.json");
+    Ok([own.join(&file), own.join("../lib/pod").join(&file), Path::new("/usr/lib/pod").join(&file)].to_vec())
+}
+
+fn path(text: &str) -> Result<Vec<PathBuf>> {
+    // The working directory changes before the program is executed.
+    let absolute = std::path::absolute(text).with_context(|| format!("resolve `{}`", text.escape_debug()))?;
+    Ok(vec![if absolute.is_dir() { absolute.join(FILE) } else { absolute }])
+}
+
+impl Located {
+    /// A need that the stage1 does not declare is an error: no confinement is dropped with a warning.
+    pub(crate) fn refuse_unknown_needs(&self, pod: &Pod) -> Result<(), Failure> {
+        let missing: Vec<String> =
+            features::required(pod).difference(&self.stage1.features).map(|feature| feature.name()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let name = crate::escape::escape(&self.stage1.name).into_owned();
+        Err(Failure::new(format!("stage1 `{name}` cannot do what this pod needs: {}", missing.join(", ")))
+            .hint("choose another one by `--stage1=`, or leave out what needs it"))
+    }
+
+    /// The program and the arguments of an entrypoint.
+    fn command(&self, entrypoint: &[String], uuid: &PodUuid) -> Result<Command> {
+        let program = entrypoint.first().context("the entrypoint names no program")?;
+        let directory = self.file.parent().context("stage1.json lies in a directory")?;
+        let mut command = Command::new(directory.join(program));
+        command.arg0(program).args(&entrypoint[1..]).arg(uuid.as_str());
+        Ok(command)
+    }
+
+    /// Becomes the stage1; returns only if that is impossible. `pod` is the locked pod directory.
+    pub(crate) fn become_it(
+        &self,
+        pod: BorrowedFd<'_>,
+        users: Option<BorrowedFd<'_>>,
+        uuid: &PodUuid,
+    ) -> anyhow::Error {
+        match self.exec(pod, users, uuid) {
+            Ok(never) => never,
+            Err(error) => error,
+        }
+    }
+
+    fn exec(&self, pod: BorrowedFd<'_>, users: Option<BorrowedFd<'_>>, uuid: &PodUuid) -> Result<anyhow::Error> {
+        let mut command = self.command(&self.stage1.entrypoints.run, uuid)?;
+        rustix::process::fchdir(pod).context("enter the pod directory")?;
+        // Copies above all fixed numbers first, so that placing one cannot overwrite the other.
+        let lock = fcntl_dupfd_cloexec(pod, 16).context("copy the lock")?;
+        let users = users.map(|fd| fcntl_dupfd_cloexec(fd, 16)).transpose().context("copy the user namespace")?;
+        // The caller may have left fds open; only the contract's cross.
+        crate::sys::close_on_exec_from(3).context("close inherited fds")?;
+        crate::sys::place(lock.as_fd(), LOCK_FD).context("place the lock")?;
+        if let Some(users) = users {
+            crate::sys::place(users.as_fd(), USER_FD).context("place the user namespace")?;
+        }
+        let error = command.exec();
+        Ok(anyhow::Error::new(error).context(format!("execute `{}`", command.get_program().to_string_lossy())))
+    }
+}

@@ -1,0 +1,46 @@
+//! System calls that rustix has no safe form of. The only file of this crate with `unsafe`; one call in each function.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Makes `number` refer to what `fd` refers to, and survive exec. For the moment before exec only: whatever else had that
+/// number in this process has it no longer.
+pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: dup3 takes two numbers and touches no memory; `fd` is open because it is borrowed.
+    check(unsafe { libc::dup3(fd.as_raw_fd(), number, 0) })
+}
+
+/// Closes all fds from `first` on when the process executes another program.
+pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: with CLOSE_RANGE_CLOEXEC the call only sets a flag of fds and closes nothing that an owner here has.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) as i32 })
+}
+
+/// Sends a signal by pidfd, as a number: rustix knows no real-time signals.
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo makes the kernel fill in its own; no memory is read.
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+            as i32
+    })
+}
+
+/// bpf(2) with an attribute block whose layout the caller made; gives the number it returns.
+pub(crate) fn bpf(command: u32, attributes: &mut [u64]) -> io::Result<i32> {
+    let size = std::mem::size_of_val(attributes);
+    // SAFETY: the kernel reads `size` bytes of `attributes`; addresses in it are of slices that the caller keeps alive
+    // across this call, as `cgroup::bpf` does in the same function.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// Takes over an fd that a system call returned as a number.
+pub(crate) fn own(number: i32) -> OwnedFd {
+    // SAFETY: the number came from a system call that made this fd for us; nothing else owns it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
