@@ -4,11 +4,11 @@
 //! point of this file; each says what it needs that the next one takes away. An app's first process and `pod exec` both come
 //! through here, so that they are confined alike.
 
+use crate::failure::Failure;
 use crate::root::Root;
 use crate::user::{self, Identity};
 use crate::{lookup, seccomp, sys};
 use anyhow::{Context, Result, ensure};
-use contract::exit;
 use contract::pod::{App, Seccomp};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
@@ -21,21 +21,6 @@ use std::path::Path;
 
 /// passwd and group files are at most this long.
 const ACCOUNTS_BYTES_MAX: u64 = 1 << 20;
-
-/// A start that did not come to the app's program.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    /// 125, 126 or 127.
-    pub(crate) exit: u8,
-    /// The step and its error.
-    pub(crate) message: String,
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self { exit: exit::FAILURE, message: format!("{error:#}") }
-    }
-}
 
 /// What to execute, and as whom: the app's own, or what `pod exec` asks for.
 pub(crate) struct Program<'a> {
@@ -159,7 +144,8 @@ fn limits(app: &App) -> Result<()> {
     for limit in &app.rlimits {
         let soft = limit.soft.unwrap_or(u64::MAX);
         let hard = limit.hard.unwrap_or(u64::MAX);
-        sys::set_limit(limit.resource.number(), soft, hard).with_context(|| format!("set {}", limit.resource))?;
+        let set = sys::set_limit(limit.resource.number(), soft, hard);
+        set.with_context(|| format!("set {} to {soft}, at most {hard}", limit.resource))?;
     }
     Ok(())
 }

@@ -4,7 +4,8 @@
 //! the terminal that the child made in its own devpts, and if a step went wrong, which one and why.
 
 use crate::channel::{packet, send_packet};
-use crate::confine::{self, Failure, Program};
+use crate::confine::{self, Program};
+use crate::failure::Failure;
 use crate::root::Root;
 use crate::streams::{self, Streams};
 use crate::sys::{self, Forked};

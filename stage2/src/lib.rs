@@ -12,6 +12,7 @@ mod cgroup;
 mod channel;
 mod confine;
 mod device;
+mod failure;
 pub mod guest;
 mod launch;
 mod life;
@@ -32,13 +33,25 @@ mod world;
 #[cfg(test)]
 mod samples;
 
-use anyhow::Context;
+use contract::channel::Event;
+use contract::exit;
 use contract::stage2::{CHANNEL_FD, POD_FD};
 
 /// Runs a pod in the place that a stage1 has prepared: `pod.json`, the channel and the pod root are where the contract says.
-/// Gives the pod's exit code.
-pub fn pod() -> anyhow::Result<u8> {
-    let pod = sys::inherited(POD_FD).context("take over `pod.json`")?;
-    let channel = sys::inherited(CHANNEL_FD).context("take over the channel")?;
-    run::run(pod, channel::Channel::new(channel))
+/// Gives the pod's exit code; what went wrong is told to stage1.
+pub fn pod() -> u8 {
+    let (pod, channel) = match (sys::inherited(POD_FD), sys::inherited(CHANNEL_FD)) {
+        (Ok(pod), Ok(channel)) => (pod, channel::Channel::new(channel)),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("stage2: take over the descriptors of stage1: {error}");
+            return exit::FAILURE;
+        }
+    };
+    run::run(pod, &channel).unwrap_or_else(|error| {
+        let message = failure::describe(&error);
+        if channel.send(&Event::Failed { message: message.clone() }, None).is_err() {
+            eprintln!("stage2: {message}"); // stage1 is gone, but its stderr may still be read.
+        }
+        exit::FAILURE
+    })
 }

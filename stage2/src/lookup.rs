@@ -1,6 +1,6 @@
 //! Finding the app's program as a shell would, inside the root, and saying why it could not be executed.
 
-use crate::confine::Failure;
+use crate::failure::{Failure, kernel_words};
 use contract::exit;
 use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
@@ -79,7 +79,7 @@ pub(crate) fn explain(error: &io::Error) -> String {
         Some(libc::ENOENT) => "its interpreter or loader is not in the app's root".to_owned(),
         Some(libc::ENOEXEC) => "not a program for this machine".to_owned(),
         Some(libc::EACCES) => "permission denied".to_owned(),
-        _ => error.to_string(),
+        _ => kernel_words(error),
     }
 }
 

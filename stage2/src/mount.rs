@@ -16,6 +16,8 @@ pub(crate) type Parameter<'a> = (&'a str, &'a str);
 pub(crate) fn detached(kind: &str, parameters: &[Parameter<'_>], attributes: MountAttrFlags) -> Result<OwnedFd> {
     let make = || {
         let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        // What people see in the first column of /proc/mounts.
+        rustix::mount::fsconfig_set_string(context.as_fd(), "source", kind)?;
         for (key, value) in parameters {
             if value.is_empty() {
                 rustix::mount::fsconfig_set_flag(context.as_fd(), *key)?;

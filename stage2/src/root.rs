@@ -13,6 +13,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Symbolic links followed while directories are made; the kernel's own limit.
 const LINKS_MAX: usize = 40;
+/// Races lost to somebody who renames directories, before the start is given up.
+const RACES_MAX: usize = 100;
 
 /// An app's root directory.
 pub(crate) struct Root(OwnedFd);
@@ -131,13 +133,15 @@ impl Root {
 /// openat2 within `root`. An absolute `path` starts at `root` too.
 fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags, more: ResolveFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
-    loop {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+    let open = || rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+    for _ in 0..RACES_MAX {
+        match open() {
             // The kernel says so when a rename raced with the walk through `..`.
             Err(Errno::AGAIN) => {}
             other => return other,
         }
     }
+    open()
 }
 
 /// Whether the O_PATH descriptor is a directory.

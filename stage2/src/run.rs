@@ -10,7 +10,7 @@ use rustix::fd::OwnedFd;
 use std::fs::File;
 
 /// Runs the pod that `pod_file` describes, under the commands that come by `channel`.
-pub(crate) fn run(pod_file: OwnedFd, channel: Channel) -> Result<u8> {
+pub(crate) fn run(pod_file: OwnedFd, channel: &Channel) -> Result<u8> {
     let pod: Pod = contract::json::read(File::from(pod_file)).context("read pod.json")?;
     // Apps that may trace others must not find PID 1 among them: it has all capabilities of the pod.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

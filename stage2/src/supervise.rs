@@ -3,7 +3,8 @@
 //! One poll(2) over a signalfd for SIGCHLD, the channel, and the reports of processes that are being started.
 
 use crate::channel::{Channel, Received};
-use crate::confine::{Failure, Program};
+use crate::confine::Program;
+use crate::failure::{Failure, describe};
 use crate::launch::{self, Place, Report, Started};
 use crate::life::{Action, Life, Millis};
 use crate::streams::Streams;
@@ -46,7 +47,7 @@ struct Process {
 /// A running pod.
 pub(crate) struct Supervisor<'a> {
     pod: &'a Pod,
-    channel: Channel,
+    channel: &'a Channel,
     /// Of each app, by its place: `cgroup.procs` of its cgroups.
     cgroups: Vec<Vec<OwnedFd>>,
     terminal_size: Option<(u16, u16)>,
@@ -58,7 +59,7 @@ impl<'a> Supervisor<'a> {
     /// `cgroups` are in the order of the pod's apps.
     pub(crate) fn new(
         pod: &'a Pod,
-        channel: Channel,
+        channel: &'a Channel,
         cgroups: Vec<Vec<OwnedFd>>,
         terminal_size: Option<(u16, u16)>,
     ) -> Self {
@@ -87,7 +88,7 @@ impl<'a> Supervisor<'a> {
 
     /// Sleeps until something happens.
     fn wait(&self, signals: &SignalFd) -> Result<Ready> {
-        let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&self.channel, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(self.channel, PollFlags::IN)];
         fds.extend(
             self.processes.iter().filter(|one| one.starting).map(|one| PollFd::new(&one.started.report, PollFlags::IN)),
         );
@@ -139,7 +140,7 @@ impl<'a> Supervisor<'a> {
                 Ok(())
             }
             Err(error) => {
-                self.ended(Role::App(index), AppEnd::Failed { exit: exit::FAILURE, message: format!("{error:#}") })
+                self.ended(Role::App(index), AppEnd::Failed { exit: exit::FAILURE, message: describe(&error) })
             }
         }
     }
@@ -190,7 +191,7 @@ impl<'a> Supervisor<'a> {
         match self.start_session(session, exec, fds) {
             Ok(process) => self.processes.push(process),
             Err(error) => {
-                let end = AppEnd::Failed { exit: exit::FAILURE, message: format!("{error:#}") };
+                let end = AppEnd::Failed { exit: exit::FAILURE, message: describe(&error) };
                 self.channel.send(&Event::ExecEnded { session, end }, None)?;
             }
         }
