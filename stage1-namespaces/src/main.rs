@@ -8,6 +8,7 @@
 mod channel;
 mod control;
 mod mount;
+mod network;
 mod overlay;
 mod plan;
 mod record;

@@ -11,6 +11,7 @@
 
 use crate::channel;
 use crate::mount::{self, Site};
+use crate::network;
 use crate::plan::Plan;
 use crate::report;
 use crate::sys::{self, MountAttributes, Side};
@@ -21,7 +22,6 @@ use contract::{exit, stage2};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::Mode;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::LinkNameSpaceType;
 use std::convert::Infallible;
@@ -64,14 +64,23 @@ pub(crate) fn stage2_path() -> Result<PathBuf> {
 pub(crate) fn spawn(start: &Start<'_>) -> Result<Child> {
     let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .context("open a pidfd of the supervisor")?;
+    let (ours, theirs) = channel::pair()?;
     if start.users.is_none() {
-        let child = sys::clone(libc::CLONE_NEWNS | pod_namespaces(start.plan)).context("clone into new namespaces")?;
-        return match child {
-            Side::Parent(pidfd) => Ok(Child::First(pidfd)),
-            Side::Child => end(&start.channel, become_stage2(start, &supervisor)),
+        // A network namespace of its own comes from the supervisor, at the same time.
+        let flags = libc::CLONE_NEWNS | pod_namespaces(start.plan) & !libc::CLONE_NEWNET;
+        return match sys::clone(flags).context("clone into new namespaces")? {
+            Side::Parent(pidfd) => {
+                if start.plan.network == Network::None {
+                    network::make(ours.as_fd())?;
+                }
+                Ok(Child::First(pidfd))
+            }
+            Side::Child => {
+                drop(ours);
+                end(&start.channel, become_stage2(start, &supervisor, &theirs))
+            }
         };
     }
-    let (ours, theirs) = channel::pair()?;
     match sys::clone(libc::CLONE_NEWNS).context("clone the builder of the pod")? {
         Side::Parent(pidfd) => Ok(Child::Builder(pidfd, ours)),
         Side::Child => {
@@ -98,12 +107,16 @@ fn end(channel: &OwnedFd, result: Result<Infallible>) -> ! {
 }
 
 /// PID 1, all its life before stage2, without a user namespace.
-fn become_stage2(start: &Start<'_>, supervisor: &OwnedFd) -> Result<Infallible> {
+fn become_stage2(start: &Start<'_>, supervisor: &OwnedFd, handover: &OwnedFd) -> Result<Infallible> {
     die_with(supervisor)?;
-    enter_network(start)?;
     let site = build(start)?;
     let program = sealed(&start.stage2, &site)?;
     leave_host(site.root.as_fd())?;
+    match start.plan.network {
+        // Last: the supervisor was making it until now.
+        Network::None => network::take(handover.as_fd())?,
+        Network::Host | Network::Joined => network::join(start.network.as_ref())?,
+    }
     execute(start, &program)
 }
 
@@ -142,7 +155,10 @@ fn enter_users(start: &Start<'_>, supervisor: &OwnedFd, tree: &OwnedFd, program:
     nix::unistd::setresuid(0.into(), 0.into(), 0.into()).context("become the pod's root")?;
     // Only now: a change of ids takes the parent death signal away.
     die_with(supervisor)?;
-    enter_network(start)?;
+    match start.plan.network {
+        Network::None => network::loopback_up()?,
+        Network::Host | Network::Joined => network::join(start.network.as_ref())?,
+    }
     mount::attach(tree.as_fd(), rustix::fs::CWD, Path::new(".")).context("mount the pod root")?;
     // While the host's own are still in sight: the kernel lets a user namespace mount these two only if it could see
     // complete ones before. stage2 mounts those of the apps, for the same reason, while it sees these.
@@ -163,24 +179,6 @@ fn die_with(supervisor: &OwnedFd) -> Result<()> {
         bail!("the supervisor is gone");
     }
     Ok(())
-}
-
-fn enter_network(start: &Start<'_>) -> Result<()> {
-    match (&start.plan.network, &start.network) {
-        (Network::Joined, Some(network)) => {
-            let kind = Some(LinkNameSpaceType::Network);
-            rustix::thread::move_into_link_name_space(network.as_fd(), kind)
-                .context("enter the pod's network namespace")
-        }
-        (Network::Joined, None) => bail!("fd {} is not the pod's network namespace", contract::dir::NETWORK_FD),
-        (Network::None, _) => loopback_up().context("bring the loopback interface up"),
-        (Network::Host, _) => Ok(()),
-    }
-}
-
-fn loopback_up() -> Result<()> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    Ok(sys::loopback_up(socket.as_fd())?)
 }
 
 fn build(start: &Start<'_>) -> Result<Site> {
