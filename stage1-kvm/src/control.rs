@@ -235,7 +235,7 @@ impl Control {
     pub(crate) fn started(&mut self, id: u32) {
         let Some(client) = self.session(id) else { return };
         let terminal = client.session.as_mut().and_then(|session| session.terminal.take());
-        client.reply(&Reply::Started, terminal);
+        client.reply(&Reply::Started, terminal.as_ref());
     }
 
     /// `Event::Output` of a session.
@@ -280,8 +280,9 @@ impl Control {
 }
 
 impl Client {
-    fn reply(&mut self, reply: &Reply, fd: Option<OwnedFd>) {
-        let sent = serde_json::to_vec(reply).map_err(Into::into).and_then(|bytes| send(&self.socket, &bytes, fd));
+    fn reply(&mut self, reply: &Reply, fd: Option<&OwnedFd>) {
+        let sent =
+            serde_json::to_vec(reply).map_err(Into::into).and_then(|bytes| send(&self.socket, &bytes, fd));
         // A client that does not take a reply of a few bytes is gone or mad.
         self.closed |= sent.is_err();
     }
@@ -337,8 +338,8 @@ fn receive(socket: &OwnedFd) -> rustix::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((bytes, fds.into()))
 }
 
-fn send(socket: &OwnedFd, bytes: &[u8], fd: Option<OwnedFd>) -> Result<()> {
-    let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+fn send(socket: &OwnedFd, bytes: &[u8], fd: Option<&OwnedFd>) -> Result<()> {
+    let fds: Vec<BorrowedFd<'_>> = fd.iter().map(|fd| fd.as_fd()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {

@@ -29,7 +29,7 @@ pub(crate) fn build(pod: &Pod, plan: &VmPlan) -> Result<File> {
     for (index, module) in plan.kernel.modules.iter().enumerate() {
         archive.file(name(&module_path(index).to_string_lossy()), 0o600, &read(module)?)?;
     }
-    archive.entry(Entry { name: "TRAILER!!!", mode: 0, links: 1, device: (0, 0), content: b"" })?;
+    archive.entry(&Entry { name: "TRAILER!!!", mode: 0, links: 1, device: (0, 0), content: b"" })?;
     let mut memory = archive.out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     memory.rewind()?;
     let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
@@ -73,22 +73,22 @@ struct Archive<W: Write> {
 
 impl<W: Write> Archive<W> {
     fn directory(&mut self, name: &str) -> Result<()> {
-        self.entry(Entry { name, mode: 0o040_755, links: 2, device: (0, 0), content: b"" })
+        self.entry(&Entry { name, mode: 0o040_755, links: 2, device: (0, 0), content: b"" })
     }
 
     fn device(&mut self, name: &str, major: u32, minor: u32) -> Result<()> {
-        self.entry(Entry { name, mode: 0o020_600, links: 1, device: (major, minor), content: b"" })
+        self.entry(&Entry { name, mode: 0o020_600, links: 1, device: (major, minor), content: b"" })
     }
 
     fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
-        self.entry(Entry { name, mode: 0o100_000 | mode, links: 1, device: (0, 0), content })
+        self.entry(&Entry { name, mode: 0o100_000 | mode, links: 1, device: (0, 0), content })
     }
 
     /// Documentation/driver-api/early-userspace/buffer-format.rst: eight hexadecimal digits a field; header with name, and
     /// content, each padded to four bytes.
-    fn entry(&mut self, entry: Entry<'_>) -> Result<()> {
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.inode += 1;
-        let Entry { name, mode, links, device: (major, minor), content } = entry;
+        let Entry { name, mode, links, device: (major, minor), content } = *entry;
         let size = u32::try_from(content.len()).context("a file of the initramfs is too long")?;
         let fields = [self.inode, mode, 0, 0, links, 0, size, 0, 0, major, minor, u32::try_from(name.len() + 1)?, 0];
         let mut header = String::from("070701");

@@ -97,7 +97,10 @@ pub(super) fn open(blobs: &Blobs, tag: Option<&str>, architecture: &str) -> Resu
             (Content::Foreign(description), diff_ids)
         }
         other => {
-            return Err(invalid(&blobs.path, format!("is no image: its configuration is `{}`", other.escape_default())));
+            return Err(invalid(
+                &blobs.path,
+                format!("is no image: its configuration is `{}`", other.escape_default()),
+            ));
         }
     };
     let layers = layers(blobs, &manifest, &diff_ids)?;

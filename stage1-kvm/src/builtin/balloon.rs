@@ -19,7 +19,7 @@ pub(super) struct Balloon;
 
 /// Gives the memory of one report back. It is the guest's own memory that it loses, so a lie hurts the liar alone.
 fn release(memory: &Memory, address: GuestAddress, length: u32) -> Result<()> {
-    if address.0 % PAGE_BYTES != 0 || u64::from(length) % PAGE_BYTES != 0 {
+    if !address.0.is_multiple_of(PAGE_BYTES) || !u64::from(length).is_multiple_of(PAGE_BYTES) {
         return refuse();
     }
     for slice in memory.get_slices(address, length as usize) {

@@ -44,7 +44,7 @@ pub(super) struct Files<'a> {
 }
 
 /// Loads everything.
-pub(super) fn load(memory: &Memory, bytes: u64, files: Files<'_>) -> Result<Entry> {
+pub(super) fn load(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> {
     let mut magic = [0; 4];
     files.kernel.read_exact(&mut magic).context("read the guest kernel")?;
     files.kernel.rewind().context("read the guest kernel")?;
@@ -53,7 +53,7 @@ pub(super) fn load(memory: &Memory, bytes: u64, files: Files<'_>) -> Result<Entr
     if magic == *b"\x7fELF" { pvh(memory, bytes, files) } else { bzimage(memory, bytes, files) }
 }
 
-fn pvh(memory: &Memory, bytes: u64, files: Files<'_>) -> Result<Entry> {
+fn pvh(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> {
     let start = Some(GuestAddress(memory::HIGH_START));
     let loaded = Elf::load(memory, None, files.kernel, start).context("load the guest kernel")?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
@@ -83,7 +83,7 @@ fn pvh(memory: &Memory, bytes: u64, files: Files<'_>) -> Result<Entry> {
     Ok(Entry::Pvh(entry.0))
 }
 
-fn bzimage(memory: &Memory, bytes: u64, files: Files<'_>) -> Result<Entry> {
+fn bzimage(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> {
     let start = Some(GuestAddress(memory::HIGH_START));
     let loaded = BzImage::load(memory, None, files.kernel, start)
         .context("load the guest kernel, which is neither an ELF file nor a bzImage that can be loaded")?;
@@ -154,8 +154,8 @@ mod tests {
         let memory = memory::map(64 << 20, false)?;
         let mut file = tempfile(kernel);
         let mut initramfs = tempfile(b"archive");
-        let files = Files { kernel: &mut file, initramfs: &mut initramfs, command_line: "quiet", rsdp: 0xe_0000 };
-        load(&memory, 64 << 20, files)
+        let mut files = Files { kernel: &mut file, initramfs: &mut initramfs, command_line: "quiet", rsdp: 0xe_0000 };
+        load(&memory, 64 << 20, &mut files)
     }
 
     fn tempfile(content: &[u8]) -> File {

@@ -88,13 +88,18 @@ impl Console {
                 return refuse();
             }
             match self.stream.read(&mut buffer[..room]) {
-                Ok(0) => return Ok(active.put_back(RECEIVE)), // The supervisor is gone, and we follow.
+                // The supervisor is gone, and we follow.
+                Ok(0) => {
+                    active.put_back(RECEIVE);
+                    return Ok(());
+                }
                 Ok(count) => {
                     writer.write_all(&buffer[..count])?;
                     active.give_back(RECEIVE, head, u32::try_from(count)?)?;
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                    return Ok(active.put_back(RECEIVE));
+                    active.put_back(RECEIVE);
+                    return Ok(());
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -154,8 +154,8 @@ fn cpus(spec: &Spec, kvm: &Kvm, vm: &VmFd, memory: &Memory, platform: &acpi::Pla
     let rsdp = acpi::write(memory, platform)?;
     let mut kernel = File::from(sys::take_fd(spec.kernel)?);
     let mut initramfs = File::from(sys::take_fd(spec.initramfs)?);
-    let files = Files { kernel: &mut kernel, initramfs: &mut initramfs, command_line: &spec.command_line, rsdp };
-    let entry = boot::load(memory, spec.memory_bytes, files)?;
+    let mut files = Files { kernel: &mut kernel, initramfs: &mut initramfs, command_line: &spec.command_line, rsdp };
+    let entry = boot::load(memory, spec.memory_bytes, &mut files)?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("ask KVM for the CPU's features")?;
     let mut cpus = Vec::new();
     for index in 0..spec.cpus {
