@@ -281,8 +281,7 @@ impl Control {
 
 impl Client {
     fn reply(&mut self, reply: &Reply, fd: Option<&OwnedFd>) {
-        let sent =
-            serde_json::to_vec(reply).map_err(Into::into).and_then(|bytes| send(&self.socket, &bytes, fd));
+        let sent = serde_json::to_vec(reply).map_err(Into::into).and_then(|bytes| send(&self.socket, &bytes, fd));
         // A client that does not take a reply of a few bytes is gone or mad.
         self.closed |= sent.is_err();
     }

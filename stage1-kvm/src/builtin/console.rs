@@ -34,6 +34,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Console {
     stream: UnixStream,
+    /// stage2 has the port open. Linux throws away what comes before that.
+    open: bool,
     /// Control messages for the driver.
     answers: VecDeque<Vec<u8>>,
     /// What the driver sent and the stream did not take yet.
@@ -44,7 +46,7 @@ impl Console {
     /// A port whose other end is `stream`.
     pub(super) fn new(stream: UnixStream) -> Result<Self> {
         stream.set_nonblocking(true).context("set up the guest's channel")?;
-        Ok(Self { stream, answers: VecDeque::new(), outgoing: Vec::new() })
+        Ok(Self { stream, open: false, answers: VecDeque::new(), outgoing: Vec::new() })
     }
 
     /// Sends what waits, then takes more from the driver as long as all of it goes out.
@@ -79,6 +81,9 @@ impl Console {
 
     /// Fills the driver's buffers with what the stream has.
     fn receive(&mut self, active: &mut Active<'_>) -> Result<()> {
+        if !self.open {
+            return Ok(());
+        }
         let mut buffer = [0; 16 << 10];
         while let Some(chain) = active.next(RECEIVE)? {
             let head = chain.head_index();
@@ -123,10 +128,12 @@ impl Console {
                     self.answer(PORT_NAME, 1, CHANNEL_PORT.as_bytes());
                     self.answer(PORT_OPEN, 1, b"");
                 }
+                (PORT_OPEN, value) => self.open = value == 1,
                 _ => {}
             }
         }
-        self.send_answers(active)
+        self.send_answers(active)?;
+        if active.is_ready(RECEIVE) { self.receive(active) } else { Ok(()) }
     }
 
     fn answer(&mut self, event: u16, value: u16, tail: &[u8]) {
@@ -170,6 +177,7 @@ impl Device for Console {
 
     fn reset(&mut self) {
         self.answers.clear();
+        self.open = false;
     }
 
     fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()> {
