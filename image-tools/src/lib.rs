@@ -18,6 +18,7 @@ pub mod name;
 pub mod obtain;
 pub mod oci;
 pub mod pipeline;
+pub mod progress;
 pub mod reference;
 pub mod registry;
 pub mod signature;

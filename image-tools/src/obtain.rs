@@ -2,11 +2,15 @@
 //!
 //! What is refused is not imported: the documents of a source are judged before its layers are read.
 
+mod registry;
+mod signatures;
+
 use crate::digest::Digest;
 use crate::name::{ImageName, Version};
 use crate::oci;
 use crate::reference::{NameReference, Reference, Source};
-use crate::signature::Signature;
+use crate::registry::{Platform, RegistryError};
+use crate::signature::{Signature, SignatureError};
 use crate::source::{Content, SourceError, SourceImage, parse_native};
 use crate::statement::Subject;
 use crate::store::{Origin, Store, StoreError, StoredImage};
@@ -76,6 +80,20 @@ pub enum ObtainError {
     /// It may not run.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A registry did not give it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// What came with it as a signature is none.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// The connection broke too often.
+    #[error("read the {what}: {source}")]
+    Read {
+        /// What was read.
+        what: String,
+        /// Why; shown in the text already.
+        source: std::io::Error,
+    },
     /// It is not here, and the pull policy forbids to look elsewhere.
     #[error("the image `{0}` is not in the store")]
     Absent(String),
@@ -104,6 +122,7 @@ impl ObtainError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Refused(refusal) => Some(refusal.hint()),
+            Self::Registry(error) => error.hint(),
             Self::Absent(name) => Some(format!("get it with `pod fetch {name}`")),
             _ => None,
         }
@@ -179,7 +198,7 @@ impl Images {
     /// An image of the store, verified again: keys may have been revoked since.
     pub fn stored(&self, id: &Digest, pinned: bool, insecure: Insecure) -> Result<Obtained, ObtainError> {
         let image = self.store.image(id)?;
-        check_platform(&image.name, &image.config.os, &image.config.architecture)?;
+        check_platform(&image.name, &image.config.os, &image.config.architecture, oci::host_architecture())?;
         let subject = Subject {
             name: image.name.clone(),
             version: image.version.clone(),
@@ -218,7 +237,7 @@ impl Images {
                 index: None,
             },
         };
-        check_platform(&subject.name, &subject.os, &subject.architecture)?;
+        check_platform(&subject.name, &subject.os, &subject.architecture, oci::host_architecture())?;
         let claim = Claim { subject: &subject, signatures: &opened.signatures, pinned: false, insecure };
         let (trust, audit) = self.judge(&claim)?;
         let native = matches!(opened.content, Content::Native { .. });
@@ -233,13 +252,8 @@ impl Images {
         Ok(Obtained { image, trust, audit })
     }
 
-    fn fetch_name(
-        &self,
-        name: &NameReference,
-        _pull: PullPolicy,
-        _insecure: Insecure,
-    ) -> Result<Obtained, ObtainError> {
-        Err(ObtainError::Absent(name.to_string()))
+    fn fetch_name(&self, name: &NameReference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
+        self.fetch_registry(name, pull, insecure, &Platform::host())
     }
 
     fn fetch_url(&self, url: &str, _pull: PullPolicy, _insecure: Insecure) -> Result<Obtained, ObtainError> {
@@ -268,8 +282,8 @@ impl Images {
     }
 }
 
-fn check_platform(name: &ImageName, os: &str, architecture: &str) -> Result<(), ObtainError> {
-    if os == "linux" && architecture == oci::host_architecture() {
+fn check_platform(name: &ImageName, os: &str, architecture: &str, wanted: &str) -> Result<(), ObtainError> {
+    if os == "linux" && architecture == wanted {
         return Ok(());
     }
     let (os, architecture) = (os.escape_default().to_string(), architecture.escape_default().to_string());

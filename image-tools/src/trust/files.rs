@@ -74,6 +74,12 @@ impl TrustDirs {
         Ok(self)
     }
 
+    /// The configuration directories that the rules are part of, the administrator's first.
+    #[must_use]
+    pub fn configuration(&self) -> [&Path; 2] {
+        [&self.local, &self.system].map(|directory| directory.parent().unwrap_or(directory))
+    }
+
     pub(crate) fn directory(&self, level: Level) -> Option<&Path> {
         match level {
             Level::Local => Some(&self.local),

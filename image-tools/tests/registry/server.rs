@@ -1,0 +1,111 @@
+//! The real `docker-registry` on a loopback port, with TLS by a test CA and a login.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) const USER: &str = "tester";
+pub(crate) const PASSWORD: &str = "se cret:1";
+
+/// A running registry; it ends with the value.
+pub(crate) struct Server {
+    process: Child,
+    pub(crate) host: String,
+    pub(crate) directory: PathBuf,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill(); // It may have ended by itself.
+        let _ = self.process.wait();
+    }
+}
+
+/// Starts a registry in `directory`, or says what is missing.
+pub(crate) fn start(directory: &Path) -> Option<Server> {
+    for tool in ["docker-registry", "openssl", "htpasswd", "skopeo"] {
+        if !Path::new("/usr/bin").join(tool).exists() {
+            println!("skip: {tool} is not installed");
+            return None;
+        }
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skip: images are unpacked by root only");
+        return None;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address").port();
+    certificates(directory);
+    let hashed = run(Command::new("htpasswd").args(["-Bbn", USER, PASSWORD]));
+    fs::write(directory.join("htpasswd"), hashed).expect("htpasswd");
+    let path = |name: &str| directory.join(name).display().to_string();
+    let config = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
+         http:\n  addr: 127.0.0.1:{port}\n  tls: {{certificate: {}, key: {}}}\n\
+         auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+        path("storage"),
+        path("server.crt"),
+        path("server.key"),
+        path("htpasswd")
+    );
+    fs::write(directory.join("config.yml"), config).expect("config");
+    let process = Command::new("docker-registry")
+        .arg("serve")
+        .arg(directory.join("config.yml"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("docker-registry");
+    let server = Server { process, host: format!("localhost:{port}"), directory: directory.to_owned() };
+    let end = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < end, "docker-registry does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some(server)
+}
+
+/// A CA, a certificate for `localhost`, and a directory as skopeo and podman want it.
+fn certificates(directory: &Path) {
+    let openssl = |arguments: &[&str]| run(Command::new("openssl").args(arguments).current_dir(directory));
+    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
+    openssl(
+        &[&["req", "-x509"], &curve[..], &["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test CA"]].concat(),
+    );
+    let request = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    openssl(&[&request[..], &["-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"]].concat());
+    fs::write(directory.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("names");
+    let sign = ["x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
+    openssl(&[&sign[..], &["-days", "2", "-extfile", "names", "-out", "server.crt"]].concat());
+    fs::create_dir(directory.join("certs.d")).expect("directory");
+    fs::copy(directory.join("ca.crt"), directory.join("certs.d/ca.crt")).expect("copy");
+}
+
+/// Runs a program that must succeed, and returns what it prints.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.output().expect("runs");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// skopeo with the test's CA and login on both sides.
+pub(crate) fn skopeo(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = Command::new("skopeo");
+    let auth = server.directory.join("skopeo-auth.json");
+    if !auth.exists() {
+        use base64::Engine as _;
+        let login = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
+        fs::write(&auth, format!(r#"{{"auths":{{"{}":{{"auth":"{login}"}}}}}}"#, server.host)).expect("auth");
+    }
+    command.arg("--insecure-policy").arg(arguments[0]).arg("--authfile").arg(auth);
+    let certificates = server.directory.join("certs.d");
+    if arguments[0] == "copy" {
+        command.arg("--src-cert-dir").arg(&certificates).arg("--dest-cert-dir").arg(&certificates);
+    } else {
+        command.arg("--cert-dir").arg(&certificates);
+    }
+    command.args(&arguments[1..]);
+    command
+}
