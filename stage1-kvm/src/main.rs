@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("pod: run: {error:#}");
-            if let Some(hint) = error.downcast_ref::<run::Hint>() {
+            if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref::<run::Hint>()) {
                 eprintln!("hint: {}", hint.advice);
             }
             ExitCode::from(contract::exit::FAILURE)

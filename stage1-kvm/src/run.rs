@@ -1,6 +1,6 @@
 //! The supervisor from start to end, as a table of contents.
 
-use crate::{hypervisor, initramfs, kernel, plan, record, roots, supervise};
+use crate::{hypervisor, initramfs, kernel, plan, record, roots, supervise, sys};
 use anyhow::{Context, Result, bail};
 use contract::name::PodUuid;
 use contract::pod::Pod;
@@ -34,6 +34,9 @@ impl std::error::Error for Hint {}
 /// Runs the pod of the current directory and gives its exit code.
 pub(crate) fn run(uuid: &str) -> Result<u8> {
     let uuid = PodUuid::parse(uuid)?;
+    // The pod lives as long as its lock is held, so no child may hold it: neither a hypervisor nor what serves a volume.
+    let first = u32::try_from(contract::dir::LOCK_FD)?;
+    sys::close_on_exec_from(first).context("keep the pod's lock to ourselves")?;
     let file = File::open(contract::dir::POD).context("open `pod.json`")?;
     let pod: Pod = contract::json::read(file).context("read `pod.json`")?;
     if pod.uuid != uuid {
