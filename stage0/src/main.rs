@@ -18,6 +18,7 @@ mod stage1;
 mod sys;
 mod values;
 
+use arguments::tree::Command;
 use arguments::{Action, Arguments};
 use std::io::Write;
 use std::process::ExitCode;
@@ -50,6 +51,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.action {
         Action::Run(pod) => commands::run::run(&arguments.globals, pod).map(|never| match never {}),
         Action::Print(text) => Ok(std::io::stdout().write_all(text.as_bytes())?),
+        Action::Command(Command::Trust(command)) => {
+            let text = commands::trust::run(&arguments.globals, command)?;
+            Ok(std::io::stdout().write_all(text.as_bytes())?)
+        }
         _ => Err(failure::Failure::new("not there yet").into()),
     }
 }

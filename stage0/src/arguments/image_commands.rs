@@ -1,4 +1,4 @@
-//! Arguments of `pod image …` and `pod trust …`.
+//! Arguments of `pod image …`.
 
 use super::commands::FormatFlag;
 use crate::values::number;
@@ -88,45 +88,4 @@ pub(crate) struct ImageExtract {
     /// Directory to make
     #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) directory: PathBuf,
-}
-
-/// `pod trust`
-#[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum Trust {
-    /// Trust a key for a name prefix
-    Add(TrustAdd),
-    /// List who may publish what
-    List(TrustList),
-    /// Trust a key no longer
-    #[command(visible_alias = "remove")]
-    Rm(TrustRemove),
-}
-
-/// Which names a rule is for.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct TrustAdd {
-    /// Names that the key may publish: `example.com/app` means that name and all below it
-    #[arg(long, value_name = "PREFIX")]
-    pub(crate) prefix: String,
-    /// Key file (minisign form)
-    #[arg(value_name = "KEY.pub", value_hint = clap::ValueHint::FilePath)]
-    pub(crate) key: PathBuf,
-}
-
-/// `pod trust list`
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct TrustList {
-    #[command(flatten)]
-    pub(crate) format: FormatFlag,
-}
-
-/// `pod trust rm`
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct TrustRemove {
-    /// Prefix of the rule
-    #[arg(long, value_name = "PREFIX")]
-    pub(crate) prefix: String,
-    /// Key id
-    #[arg(value_name = "KEYID")]
-    pub(crate) key: String,
 }

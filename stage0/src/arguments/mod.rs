@@ -8,6 +8,7 @@ pub(crate) mod image_commands;
 pub(crate) mod pod_flags;
 pub(crate) mod split;
 pub(crate) mod tree;
+pub(crate) mod trust_commands;
 
 use crate::failure::Failure;
 use app_flags::AppFlags;

@@ -5,8 +5,9 @@ use super::commands::{
     CatManifest, Completion, Exec, Fetch, Formatted, Gc, List, Man, Remove, RunPrepared, Status, Stop,
 };
 use super::globals::Globals;
-use super::image_commands::{Image, Trust};
+use super::image_commands::Image;
 use super::pod_flags::PodFlags;
+use super::trust_commands::Trust;
 use super::{Action, Arguments};
 use crate::failure::Failure;
 use clap::error::{ContextKind, ContextValue, ErrorKind};

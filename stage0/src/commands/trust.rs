@@ -1,0 +1,141 @@
+//! `pod trust`: showing and changing who may publish what.
+
+use crate::arguments::commands::Format;
+use crate::arguments::globals::Globals;
+use crate::arguments::trust_commands::{Names, Trust, TrustAdd};
+use crate::escape::escape;
+use crate::failure::Failure;
+use anyhow::{Context, Result};
+use image_tools::key::{KeyId, Scheme};
+use image_tools::name::ImageName;
+use image_tools::trust::{self, AddOptions, Entry, Prefix, TrustDirs};
+use jiff::Timestamp;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::Path;
+
+/// Largest file read: policies and rotations are small.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Does what was asked and returns what belongs on stdout.
+pub(crate) fn run(globals: &Globals, command: &Trust) -> Result<String> {
+    let dirs = crate::images::trust_dirs(globals)?;
+    match command {
+        Trust::Add(add) => self::add(&dirs, add),
+        Trust::List(list) => shown(&trust::list(&dirs)?, list.format.format),
+        Trust::Show(show) => shown(&covering(&dirs, &show.name)?, show.format.format),
+        Trust::Rm(remove) => {
+            trust::remove(&dirs, &prefix(&remove.names)?, KeyId::parse(&remove.key)?)?;
+            Ok(String::new())
+        }
+        Trust::Revoke(revoke) => {
+            trust::revoke(&dirs, KeyId::parse(&revoke.key)?, &revoke.reason)?;
+            Ok(String::new())
+        }
+        Trust::Rotate(rotate) => {
+            let entry = trust::rotate(&dirs, &read(&rotate.file)?, Timestamp::now())?;
+            Ok(format!("{}\n", entry.prefix))
+        }
+        Trust::ImportPolicy(import) => {
+            let entries = trust::import_policy(&dirs, &read(&import.file)?, import.root)?;
+            Ok(entries.iter().fold(String::new(), |text, entry| text + &entry.prefix + "\n"))
+        }
+    }
+}
+
+fn add(dirs: &TrustDirs, add: &TrustAdd) -> Result<String> {
+    let options = AddOptions {
+        scheme: add.scheme.as_deref().map(Scheme::parse).transpose()?,
+        threshold: add.threshold,
+        inherit: add.inherit.then_some(true),
+        audit: add.audit.then_some(true),
+        not_before: add.not_before,
+        not_after: add.not_after,
+        comment: add.comment.clone(),
+        root: add.names.root,
+    };
+    let prefix = prefix(&add.names)?;
+    let entry = trust::add(dirs, &prefix, &read(&add.key)?, &options)
+        .with_context(|| format!("key `{}`", escape(&add.key.display().to_string())))?;
+    // The key that was added is the last one of its rule.
+    Ok(entry.keys.last().map_or_else(String::new, |key| format!("{}\n", key.id)))
+}
+
+fn prefix(names: &Names) -> Result<Prefix> {
+    match &names.prefix {
+        None => Ok(Prefix::All),
+        Some(text) if text == "*" => {
+            let failure = Failure::usage("the prefix `*` is every image");
+            Err(failure.hint("say `--root` instead of `--prefix` if that is meant").into())
+        }
+        Some(text) => Ok(Prefix::parse(text)?),
+    }
+}
+
+/// The rules that cover a name, the most specific first, without masked ones.
+fn covering(dirs: &TrustDirs, name: &str) -> Result<Vec<Entry>> {
+    let prefixes: Vec<String> = match ImageName::parse(name) {
+        Ok(name) => Prefix::covering(&name).map(|prefix| prefix.to_string()).collect(),
+        Err(_) => vec![Prefix::parse(name)?.to_string()],
+    };
+    let mut entries = trust::list(dirs)?;
+    entries.retain(|entry| !entry.masked && prefixes.contains(&entry.prefix));
+    entries.sort_by_key(|entry| prefixes.iter().position(|prefix| *prefix == entry.prefix));
+    if entries.is_empty() {
+        let failure = Failure::new(format!("no trust rule covers `{}`", escape(name)));
+        return Err(failure.hint(format!("`pod trust add --prefix {} KEY.pub` makes one", escape(name))).into());
+    }
+    Ok(entries)
+}
+
+fn shown(entries: &[Entry], format: Format) -> Result<String> {
+    match format {
+        Format::Json => Ok(serde_json::to_string(entries)? + "\n"),
+        Format::JsonPretty => Ok(serde_json::to_string_pretty(entries)? + "\n"),
+        Format::Table => Ok(entries.iter().fold(String::new(), |text, entry| text + &table(entry))),
+    }
+}
+
+/// One line for the rule and one for each key.
+fn table(entry: &Entry) -> String {
+    let mut words = vec![entry.level.clone()];
+    let accept = serde_json::to_value(entry.accept).ok();
+    match accept.as_ref().and_then(serde_json::Value::as_str) {
+        Some("signed") | None => words.push(format!("{} of {} keys", entry.threshold, entry.keys.len())),
+        Some(other) => words.push(format!("accepts {other}")),
+    }
+    let flags = [
+        (entry.masked, "masked"),
+        (entry.inherit, "inherits"),
+        (entry.exact, "this name only"),
+        (entry.audit, "only reports"),
+    ];
+    words.extend(flags.into_iter().filter(|(set, _)| *set).map(|(_, word)| word.to_owned()));
+    words.extend(entry.signed_as.as_ref().map(|name| format!("signed as {name}")));
+    words.extend((entry.rotation > 0).then(|| format!("rotation {}", entry.rotation)));
+    let mut text = format!("{}  {}\n", entry.prefix, words.join(", "));
+    for key in &entry.keys {
+        let mut line = format!("  {} {} {}", key.id, key.scheme, key.fingerprint);
+        let times = [("from", &key.not_before), ("until", &key.not_after)];
+        for (word, time) in times.into_iter().filter_map(|(word, time)| Some((word, time.as_ref()?))) {
+            let _ = write!(line, " {word} {time}"); // A String takes all.
+        }
+        if key.revoked {
+            line.push_str(" revoked");
+        }
+        if let Some(comment) = &key.comment {
+            let _ = write!(line, " ({})", escape(comment)); // A String takes all.
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+fn read(path: &Path) -> Result<String> {
+    let what = || format!("read `{}`", escape(&path.display().to_string()));
+    let mut text = String::new();
+    let file = std::fs::File::open(path).with_context(what)?;
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).with_context(what)?;
+    Ok(text)
+}
