@@ -25,7 +25,7 @@ pub use download::{Download, Partial};
 pub use error::RegistryError;
 pub use manifest::{Document, Platform, RemoteImage};
 pub use push::Upload;
-pub use referrers::{Referrer, fallback_tag};
+pub use referrers::fallback_tag;
 pub use settings::{Mirror, RegistryRule, Settings};
 
 use crate::name::ImageName;

@@ -4,40 +4,16 @@
 use super::http::{Request, body_bytes};
 use super::{RegistryError, Repository};
 use crate::digest::Digest;
-use serde::{Deserialize, Serialize};
+use crate::oci::{self, Descriptor, Index};
 
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Longest list of referrers.
 const LIST_BYTES_MAX: u64 = 4 << 20;
 /// Most referrers that are looked at: a stranger can add any number.
 const REFERRERS_MAX: usize = 64;
 
-/// A manifest that refers to another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Referrer {
-    /// Media type of the referring manifest.
-    pub media_type: String,
-    /// Its digest.
-    pub digest: Digest,
-    /// Its length.
-    pub size: u64,
-    /// What it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact_type: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct List {
-    schema_version: u32,
-    media_type: String,
-    manifests: Vec<Referrer>,
-}
-
 impl Repository {
     /// The manifests of this artifact type that refer to `subject`; none if the registry knows of none.
-    pub fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Referrer>, RegistryError> {
+    pub fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>, RegistryError> {
         let by_api = match self.referrers_by_api(subject, artifact_type) {
             Ok(list) => list,
             Err(RegistryError::NotFound { .. }) => Vec::new(),
@@ -45,7 +21,7 @@ impl Repository {
         };
         // A registry may have the API and still hold what was pushed before it had.
         let by_tag = self.referrers_by_tag(subject)?;
-        let mut all: Vec<Referrer> = by_api.into_iter().chain(by_tag).collect();
+        let mut all: Vec<Descriptor> = by_api.into_iter().chain(by_tag).collect();
         all.retain(|found| found.artifact_type.as_deref() == Some(artifact_type));
         all.sort_by_key(|found| found.digest);
         all.dedup_by_key(|found| found.digest);
@@ -53,14 +29,14 @@ impl Repository {
         Ok(all)
     }
 
-    fn referrers_by_api(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Referrer>, RegistryError> {
+    fn referrers_by_api(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>, RegistryError> {
         self.first(|endpoint| {
             let kind = artifact_type.replace('+', "%2B");
             let url = endpoint.url(&format!("referrers/{subject}?artifactType={kind}"));
-            let request = Request { accept: &[INDEX], ..Request::default() };
+            let request = Request { accept: &[oci::INDEX], ..Request::default() };
             let mut response = self.http.ask(endpoint, &url, &request, "referrers")?;
             let bytes = body_bytes(&endpoint.registry, &mut response, LIST_BYTES_MAX)?;
-            let list: List = serde_json::from_slice(&bytes).map_err(|_| RegistryError::Malformed {
+            let list: Index = serde_json::from_slice(&bytes).map_err(|_| RegistryError::Malformed {
                 host: endpoint.registry.clone(),
                 what: "with a list of referrers that is not one".into(),
             })?;
@@ -68,16 +44,10 @@ impl Repository {
         })
     }
 
-    fn referrers_by_tag(&self, subject: &Digest) -> Result<Vec<Referrer>, RegistryError> {
-        match self.document(&fallback_tag(subject), &[INDEX]) {
-            Ok(document) => {
-                Ok(serde_json::from_slice::<List>(&document.bytes).map(|list| list.manifests).map_err(|_| {
-                    RegistryError::Malformed {
-                        host: self.name().to_string(),
-                        what: "with a list of referrers that is not one".into(),
-                    }
-                })?)
-            }
+    fn referrers_by_tag(&self, subject: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
+        match self.document(&fallback_tag(subject), &[oci::INDEX]) {
+            Ok(super::Document { content: oci::Document::Index(index), .. }) => Ok(index.manifests),
+            Ok(_) => Ok(Vec::new()),
             Err(RegistryError::NotFound { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -99,15 +69,12 @@ impl Repository {
         }
         let mut manifests = self.referrers_by_tag(subject)?;
         if manifests.iter().all(|known| known.digest != digest) {
-            manifests.push(Referrer {
-                media_type: media_type.into(),
-                digest,
-                size: bytes.len() as u64,
-                artifact_type: Some(artifact_type.into()),
-            });
-            let list = List { schema_version: 2, media_type: INDEX.into(), manifests };
+            let artifact_type = Some(artifact_type.to_owned());
+            manifests.push(Descriptor { artifact_type, ..Descriptor::of(media_type, bytes) });
+            let media_type = Some(oci::INDEX.to_owned());
+            let list = Index { schema_version: 2, media_type, manifests, annotations: None };
             let bytes = serde_json::to_vec(&list).expect("a list of plain fields serialises");
-            self.push_manifest(&fallback_tag(subject), INDEX, &bytes)?;
+            self.push_manifest(&fallback_tag(subject), oci::INDEX, &bytes)?;
         }
         Ok(digest)
     }
