@@ -1,3 +1,27 @@
-//! The command `image-tools`.
+//! The command `image-tools`: making, signing and looking at images, without a store and without pods.
+//!
+//! Run by publishers and administrators. It needs no privilege but for `unpack`, which gives files their owners.
 
-fn main() {}
+mod cli;
+
+use clap::Parser;
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    match cli::run(&arguments) {
+        Ok(answer) => {
+            // Whoever closed the pipe has read enough.
+            let _ = std::io::stdout().write_all(answer.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("image-tools: {}: {:#}", arguments.verb(), failure.error);
+            if let Some(hint) = failure.hint {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}

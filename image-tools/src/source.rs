@@ -158,6 +158,12 @@ pub fn describe(
     ImageConfig { schema: SCHEMA, name, version, os, architecture, created, labels, annotations, layers, app }
 }
 
+/// What is left of a native image that gets another name.
+pub fn description_of(config: ImageConfig) -> Description {
+    let ImageConfig { os, architecture, created, labels, annotations, app, .. } = config;
+    Description { os, architecture, created, labels, annotations, app }
+}
+
 /// The native manifest of `config` over these layers: compression, digest and size of each blob.
 pub fn native_manifest(config: &[u8], layers: &[(Compression, Digest, u64)]) -> Vec<u8> {
     let layer = |(compression, digest, size): &(Compression, Digest, u64)| {

@@ -12,6 +12,7 @@ use crate::archive::{Archive, ArchiveError, Entry, Kind};
 use crate::limits::Limits;
 use crate::pipeline::BlobError;
 use metadata::Directory;
+pub(crate) use metadata::is_kept;
 use parents::Parents;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;

@@ -1,0 +1,132 @@
+//! `image-tools keygen`, `sign` and `verify`.
+
+use super::Failure;
+use anyhow::{Context, anyhow};
+use clap::Args;
+use image_tools::convert::check_layers;
+use image_tools::digest::Digest;
+use image_tools::native::{NativeFile, with_signature};
+use image_tools::oci::host_architecture;
+use image_tools::reference::Source;
+use image_tools::signing::{self, ask_password, read_public, read_secret};
+use image_tools::source::{Content, SourceImage, parse_native};
+use image_tools::statement::Subject;
+use image_tools::trust::{Policy, TrustDirs};
+use jiff::{Timestamp, ToSpan};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct Keygen {
+    /// KEY.key and KEY.pub are written; neither may exist
+    key: PathBuf,
+    /// Encrypt the secret key with a password asked for on the terminal
+    #[arg(long)]
+    password: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Sign {
+    /// Secret key
+    #[arg(long, value_name = "KEY.key")]
+    key: PathBuf,
+    /// The signature counts until this time (RFC 3339), or for so many days (`90d`)
+    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    expires: Option<Timestamp>,
+    /// Native image file
+    image: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// Public key
+    #[arg(long, value_name = "KEY.pub")]
+    key: PathBuf,
+    /// Native image file
+    image: PathBuf,
+}
+
+pub(super) fn keygen(arguments: &Keygen) -> Result<String, Failure> {
+    let password = if arguments.password {
+        let first = ask_password("password: ").context("ask for the password")?;
+        let second = ask_password("again: ").context("ask for the password")?;
+        if first != second {
+            return Err(anyhow!("the two passwords differ").into());
+        }
+        Some(first)
+    } else {
+        None
+    };
+    let key = signing::keygen(&arguments.key, password.as_deref().map(String::as_str)).map_err(hinted)?;
+    Ok(format!("{}\n", key.id()))
+}
+
+pub(super) fn sign(arguments: &Sign) -> Result<String, Failure> {
+    let key = read_secret(&arguments.key, || ask_password("password: ")).map_err(hinted)?;
+    let (image, manifest, config) = open(&arguments.image)?;
+    let (parsed_manifest, parsed) = parse_native(&manifest, &config)?;
+    let subject = subject(&manifest, &config)?;
+    let signature = signing::sign(&key, &subject, Timestamp::now(), arguments.expires).map_err(hinted)?;
+    let signatures = with_signature(&image.signatures, signature);
+    let layers: Vec<_> = image.layers.iter().map(|layer| layer.extent.clone()).collect();
+    NativeFile {
+        manifest: &manifest,
+        config: &config,
+        parsed: (&parsed_manifest, &parsed),
+        signatures: &signatures,
+        layers: &layers,
+    }
+    .write(&arguments.image)?;
+    Ok(format!("{} {}\n", subject.manifest, key.id()))
+}
+
+pub(super) fn verify(arguments: &Verify) -> Result<String, Failure> {
+    let key = read_public(&arguments.key).map_err(hinted)?;
+    let (image, manifest, config) = open(&arguments.image)?;
+    let subject = subject(&manifest, &config)?;
+    let id = key.id();
+    // The key is trusted for this one name, and nothing else is.
+    let nowhere = Path::new("/dev/null/nowhere");
+    let dirs = TrustDirs::new(nowhere, nowhere).with_built_in(subject.name.as_str(), key)?;
+    Policy::load(&dirs)
+        .judge(&subject, &image.signatures, Timestamp::now())
+        .map_err(|refusal| Failure::hinted(refusal, None))?;
+    check_layers(&image)?;
+    Ok(format!("{} {subject} {id}\n", subject.manifest))
+}
+
+fn open(path: &Path) -> Result<(SourceImage, Vec<u8>, Vec<u8>), Failure> {
+    let image = SourceImage::open(&Source::Pod(path.to_owned()), host_architecture())?;
+    match &image.content {
+        Content::Native { manifest, config } => {
+            let (manifest, config) = (manifest.clone(), config.clone());
+            Ok((image, manifest, config))
+        }
+        Content::Foreign(_) => Err(anyhow!("`{}` is not a native image", path.display()).into()),
+    }
+}
+
+fn subject(manifest: &[u8], config: &[u8]) -> Result<Subject, Failure> {
+    let (_, config) = parse_native(manifest, config)?;
+    Ok(Subject {
+        name: config.name,
+        version: config.version,
+        os: config.os,
+        architecture: config.architecture,
+        manifest: Digest::of(manifest),
+        index: None,
+    })
+}
+
+fn hinted(error: signing::SigningError) -> Failure {
+    let hint = error.hint();
+    Failure::hinted(error, hint)
+}
+
+fn expiry(text: &str) -> Result<Timestamp, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    let time = match days {
+        Some(days) => Timestamp::now().checked_add((i64::from(days) * 24).hours()),
+        None => text.parse(),
+    };
+    time.map_err(|error| error.to_string())
+}
