@@ -81,8 +81,7 @@ fn fill(image: &SourceImage, staging: &Path) -> Result<(), FlattenError> {
         let reader = layer.extent.reader_from(0);
         pipeline::run(expected, &limits, reader, &mut |_| Ok(()), |consumer| unpack(upper.as_fd(), consumer, &limits))
             .map_err(|source| FlattenError::Layer { number, source })?;
-        let merged = merge(lower.as_fd(), upper.as_fd(), is_opaque(upper.as_fd()))
-            .and_then(|()| take_over(lower.as_fd(), upper.as_fd()));
+        let merged = merge(lower.as_fd(), upper.as_fd());
         merged.map_err(|errno| failed("merge the layers")(errno.into()))?;
     }
     Ok(())
@@ -100,9 +99,11 @@ fn open_at(directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd
     rustix::fs::openat(directory, name, directory_flags(), Mode::empty())
 }
 
-/// Moves the content of `upper` over that of `lower`.
-fn merge(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, opaque: bool) -> rustix::io::Result<()> {
-    if opaque {
+/// Moves the content of `upper` over that of `lower`, which becomes what `upper` was.
+fn merge(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    // Before anything is moved out of it, which changes its time.
+    let stat = rustix::fs::fstat(upper)?;
+    if is_opaque(upper) {
         for (name, _) in children(lower)? {
             remove(lower, &name)?;
         }
@@ -117,17 +118,15 @@ fn merge(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, opaque: bool) -> rustix::
             continue;
         }
         if kind(&stat) == FileType::Directory {
-            let (from, made);
-            from = open_at(upper, &name)?;
+            let from = open_at(upper, &name)?;
             if !below_is_directory {
                 if below.is_some() {
                     remove(lower, &name)?;
                 }
                 rustix::fs::mkdirat(lower, &*name, Mode::from_raw_mode(0o700))?;
             }
-            made = open_at(lower, &name)?;
-            merge(made.as_fd(), from.as_fd(), is_opaque(from.as_fd()))?;
-            take_over(made.as_fd(), from.as_fd())?;
+            let into = open_at(lower, &name)?;
+            merge(into.as_fd(), from.as_fd())?;
             continue;
         }
         if below_is_directory {
@@ -135,12 +134,11 @@ fn merge(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, opaque: bool) -> rustix::
         }
         rustix::fs::renameat(upper, &*name, lower, &*name)?;
     }
-    Ok(())
+    take_over(lower, upper, &stat)
 }
 
 /// A merged directory has the owner, mode, attributes and time of the upper one.
-fn take_over(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let stat = rustix::fs::fstat(upper)?;
+fn take_over(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, stat: &Stat) -> rustix::io::Result<()> {
     let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
     rustix::fs::fchown(lower, Some(uid), Some(gid))?;
     rustix::fs::fchmod(lower, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
