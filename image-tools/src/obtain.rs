@@ -2,6 +2,7 @@
 //!
 //! What is refused is not imported: the documents of a source are judged before its layers are read.
 
+mod push;
 mod registry;
 mod signatures;
 

@@ -23,7 +23,7 @@ mod tls;
 pub use blob::BlobReader;
 pub use download::{Download, Partial};
 pub use error::RegistryError;
-pub use manifest::{Document, Platform, RemoteImage};
+pub use manifest::{Document, NATIVE_TYPE, Platform, RemoteImage};
 pub use push::Upload;
 pub use referrers::fallback_tag;
 pub use settings::{Mirror, RegistryRule, Settings};

@@ -178,7 +178,7 @@ impl Store {
         DIRECTORIES.iter().try_for_each(|name| builder.create(root.join(name)))
     }
 
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 

@@ -4,9 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image_tools::digest::Digest;
+use image_tools::key::SecretKey;
+use image_tools::name::{ImageName, Version};
 use image_tools::obtain::{Images, Insecure, ObtainError, Obtained, PullPolicy, Trust};
-use image_tools::reference::Reference;
-use image_tools::store::Store;
+use image_tools::oci::{self, host_architecture};
+use image_tools::reference::{NameReference, Reference, Source};
+use image_tools::registry::{Registry, Settings};
+use image_tools::signature::{self, Signature};
+use image_tools::signing;
+use image_tools::source::{Content, SourceImage};
+use image_tools::statement::Subject;
+use image_tools::store::{Documents, Origin, Store, StoredImage};
 use image_tools::trust::{self, AddOptions, Policy, Prefix, TrustDirs};
 
 #[path = "registry/server.rs"]
@@ -98,16 +106,16 @@ fn layout(path: &Path, content: &str) -> PathBuf {
     }
     let config = format!(
         r#"{{"os":"linux","architecture":"{}","config":{{"Cmd":["/app"]}},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
-        image_tools::oci::host_architecture(),
+        host_architecture(),
         diff_ids.join(",")
     );
     let config = store(config.as_bytes(), "application/vnd.oci.image.config.v1+json");
     let manifest = format!(
         r#"{{"schemaVersion":2,"mediaType":"{0}","config":{config},"layers":[{1}]}}"#,
-        image_tools::oci::MANIFEST,
+        oci::MANIFEST,
         layers.join(",")
     );
-    let manifest = store(manifest.as_bytes(), image_tools::oci::MANIFEST);
+    let manifest = store(manifest.as_bytes(), oci::MANIFEST);
     fs::write(path.join("index.json"), format!(r#"{{"schemaVersion":2,"manifests":[{manifest}]}}"#)).expect("index");
     fs::write(path.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("marker");
     path.to_owned()
@@ -147,7 +155,7 @@ fn unsigned_images_are_refused_before_a_layer_is_read() {
     assert!(error.hint().is_some_and(|hint| hint.contains(&format!("pod trust add --prefix {name}"))));
     assert_eq!(bench.trees(), 0);
     let prefix = Prefix::parse(&bench.server.host).expect("prefix");
-    let key = image_tools::key::SecretKey::generate().expect("entropy").public().to_line();
+    let key = SecretKey::generate().expect("entropy").public().to_line();
     trust::add(&bench.dirs, &prefix, &key, &AddOptions::default()).expect("add");
     let error = bench.obtain(&format!("{name}:1"), PullPolicy::New, SECURE).expect_err("unsigned");
     assert!(error.to_string().contains("is not signed"), "{error}");
@@ -178,4 +186,170 @@ fn wrong_and_missing_logins_are_told_apart() {
     assert!(error.contains("no CA that this machine trusts has signed it"), "{error}");
     let lax = Insecure { tls: true, ..INSECURE };
     assert!(bench.obtain(&bench.name("team/app:1"), PullPolicy::New, lax).is_ok());
+}
+
+/// A signed native image in the store of `bench`.
+fn signed(bench: &Bench, key: &SecretKey, name: &str, content: &str) -> StoredImage {
+    let layout = layout(&bench.root.path().join(format!("native-{}", name.replace('/', "-"))), content);
+    let store = Store::open(&bench.root.path().join("publisher")).expect("store");
+    let source = Source::parse(&format!("oci:{}", layout.display())).expect("source");
+    let opened = SourceImage::open(&source, host_architecture()).expect("layout");
+    let origin = Origin { source: "test".to_owned(), manifest: None, index: None, pinned: false, insecure: false };
+    let (name, version) = (ImageName::parse(name).expect("name"), Version::parse("1.0").expect("version"));
+    let image = store.import(&opened, &name, Some(&version), origin.clone()).expect("import");
+    let subject = Subject {
+        name,
+        version: Some(version),
+        os: "linux".to_owned(),
+        architecture: host_architecture().to_owned(),
+        manifest: image.id,
+        index: None,
+    };
+    let signature = signing::sign(key, &subject, jiff::Timestamp::now(), None).expect("sign");
+    let manifest = store.blob(&image.id, oci::BYTES_MAX).expect("manifest");
+    let config = image.config.to_bytes();
+    store.add_image(&Documents { manifest, config, signatures: vec![signature], origin }).expect("signed")
+}
+
+impl Bench {
+    fn push_signed(&self, image: &StoredImage, to: &str) -> Digest {
+        let store = Store::open(&self.root.path().join("publisher")).expect("store");
+        let images = Images { store, policy: Policy::load(&self.dirs) };
+        images.push(image, &NameReference::parse(to).expect("name"), SECURE).expect("push")
+    }
+
+    fn trust(&self, prefix: &str, key: &SecretKey) {
+        let prefix = Prefix::parse(prefix).expect("prefix");
+        trust::add(&self.dirs, &prefix, &key.public().to_line(), &AddOptions::default()).expect("add");
+    }
+}
+
+#[test]
+fn pushed_images_keep_their_signatures_and_serve_other_tools() {
+    let Some(bench) = Bench::new() else { return };
+    let key = SecretKey::generate().expect("entropy");
+    let image = signed(&bench, &key, "example.com/app", "native");
+    let index = bench.push_signed(&image, &bench.name("example.com/app:1.0"));
+    let wanted = bench.name("example.com/app:1.0");
+    let error = bench.obtain(&wanted, PullPolicy::New, SECURE).expect_err("no rule").to_string();
+    assert!(error.contains("image `example.com/app:1.0`") && error.contains("no trust rule"), "{error}");
+    bench.trust("example.com", &key);
+    let fetched = bench.obtain(&wanted, PullPolicy::New, SECURE).expect("trusted");
+    assert_eq!(fetched.image.id, image.id);
+    assert_eq!(fetched.trust, Trust::Signature { prefix: "example.com".to_owned(), keys: vec![key.id().to_string()] });
+    assert_eq!(fetched.image.signatures, image.signatures);
+    // The same again sends and sets nothing else.
+    assert_eq!(bench.push_signed(&image, &bench.name("example.com/app:1.0")), index);
+    // skopeo takes the manifest beside it, with the app in the words of OCI.
+    let copy = bench.root.path().join("copied");
+    let (from, to) = (format!("docker://{wanted}"), format!("oci:{}:x", copy.display()));
+    run(&mut skopeo(&bench.server, &["copy", &from, &to]));
+    let opened = SourceImage::open(&Source::parse(&to).expect("source"), host_architecture()).expect("layout");
+    let Content::Foreign(description) = opened.content else { panic!("an OCI configuration") };
+    assert_eq!(description.app.expect("app").exec, ["/app"]);
+}
+
+#[test]
+fn a_signed_image_under_another_name_is_refused() {
+    let Some(bench) = Bench::new() else { return };
+    let key = SecretKey::generate().expect("entropy");
+    bench.trust("example.com", &key);
+    let image = signed(&bench, &key, "example.com/a", "a");
+    bench.push_signed(&image, &bench.name("example.com/b:1.0"));
+    let error = bench.obtain(&bench.name("example.com/b:1.0"), PullPolicy::New, SECURE).expect_err("another");
+    assert!(error.to_string().contains("calls itself `example.com/a:1.0`"), "{error}");
+    bench.push_signed(&image, &bench.name("example.com/a:2.0"));
+    let error = bench.obtain(&bench.name("example.com/a:2.0"), PullPolicy::New, SECURE).expect_err("another version");
+    assert!(error.to_string().contains("calls itself `example.com/a:1.0`"), "{error}");
+}
+
+/// Pushes an image of another tool with a cosign signature in the older layout and one as a bundle.
+fn push_cosigned(bench: &Bench, rest: &str, key: &p256::ecdsa::SigningKey, old_layout: bool) -> Digest {
+    use base64::Engine as _;
+    use p256::ecdsa::signature::hazmat::PrehashSigner as _;
+    use sha2::Digest as _;
+    let base64 = base64::engine::general_purpose::STANDARD;
+    let sign = |message: &[u8]| {
+        let signature: p256::ecdsa::Signature = key.sign_prehash(&sha2::Sha256::digest(message)).expect("signs");
+        base64.encode(signature.to_der().as_bytes())
+    };
+    let digest = bench.push(&format!("{rest}:1"), "oci", rest);
+    let settings = Settings::load(&bench.dirs.configuration()).expect("settings");
+    let registry = Registry::new(settings).expect("registry");
+    let repository = registry.repository(&ImageName::parse(&bench.name(rest)).expect("name")).expect("repository");
+    let push = |bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        repository.push_blob(&digest, bytes.len() as u64, || Ok(std::io::Cursor::new(bytes))).expect("blob");
+        (digest, bytes.len())
+    };
+    let (config, config_size) = push(b"{}");
+    if old_layout {
+        let payload = format!(
+            r#"{{"critical":{{"identity":{{"docker-reference":"{}"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#,
+            bench.name(rest)
+        );
+        let (layer, size) = push(payload.as_bytes());
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{0}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","size":{config_size},"digest":"{config}"}},"layers":[{{"mediaType":"{1}","size":{size},"digest":"{layer}","annotations":{{"{2}":"{3}"}}}}]}}"#,
+            oci::MANIFEST,
+            signature::SIMPLE_SIGNING_TYPE,
+            signature::SIMPLE_SIGNING_ANNOTATION,
+            sign(payload.as_bytes())
+        );
+        let tag = format!("sha256-{}.sig", digest.hex());
+        repository.push_manifest(&tag, oci::MANIFEST, manifest.as_bytes()).expect("signature");
+        return digest;
+    }
+    let kind = "application/vnd.in-toto+json";
+    let statement = format!(
+        r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{{"digest":{{"sha256":"{}"}}}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{{}}}}"#,
+        digest.hex()
+    );
+    let signature = sign(format!("DSSEv1 {} {kind} {} {statement}", kind.len(), statement.len()).as_bytes());
+    let bundle = Signature::CosignBundle {
+        bundle: format!(
+            r#"{{"mediaType":"{}","verificationMaterial":{{"publicKey":{{"hint":"x"}}}},"dsseEnvelope":{{"payload":"{}","payloadType":"{kind}","signatures":[{{"sig":"{signature}"}}]}}}}"#,
+            signature::BUNDLE_TYPE,
+            base64.encode(&statement)
+        ),
+        signed: None,
+    };
+    let artifact = bundle.to_artifact(&digest, 1).expect("artifact");
+    for (_, bytes) in &artifact.blobs {
+        push(bytes);
+    }
+    repository.push_referrer(&digest, artifact.artifact_type, oci::MANIFEST, &artifact.manifest).expect("referrer");
+    digest
+}
+
+#[test]
+fn cosign_signatures_of_both_layouts_are_found() {
+    use base64::Engine as _;
+    let Some(bench) = Bench::new() else { return };
+    let key = p256::ecdsa::SigningKey::from_bytes(&[9; 32].into()).expect("in range");
+    let pem = {
+        let head = [
+            0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
+            0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+        ];
+        let der = [&head[..], key.verifying_key().to_sec1_point(false).as_bytes()].concat();
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    };
+    for (rest, old_layout) in [("team/old", true), ("team/new", false)] {
+        let name = bench.name(rest);
+        let digest = push_cosigned(&bench, rest, &key, old_layout);
+        let error = bench.obtain(&format!("{name}:1"), PullPolicy::New, SECURE).expect_err("no rule").to_string();
+        assert!(error.contains("no trust rule"), "{error}");
+        trust::add(&bench.dirs, &Prefix::parse(&name).expect("prefix"), &pem, &AddOptions::default()).expect("add");
+        let obtained = bench.obtain(&format!("{name}:1"), PullPolicy::New, SECURE).expect("signed");
+        assert!(matches!(obtained.trust, Trust::Signature { .. }));
+        assert_eq!(obtained.image.origin.manifest, Some(digest));
+        // From the store, the same signature is judged again.
+        assert!(bench.obtain(&format!("{name}:1"), PullPolicy::Never, SECURE).is_ok());
+        let id = trust::list(&bench.dirs).expect("rules")[0].keys[0].id.clone();
+        let prefix = Prefix::parse(&name).expect("prefix");
+        trust::remove(&bench.dirs, &prefix, image_tools::key::KeyId::parse(&id).expect("id")).expect("remove");
+        assert!(bench.obtain(&format!("{name}:1"), PullPolicy::Never, SECURE).is_err());
+    }
 }

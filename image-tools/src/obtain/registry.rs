@@ -108,8 +108,7 @@ impl Images {
 /// Reads manifest and configuration, and what they say the image is.
 fn inspect(repository: &Repository, wanted: &NameReference, platform: &Platform) -> Result<Remote, ObtainError> {
     let image = repository.image(wanted.version.as_ref(), wanted.digest.as_ref(), platform)?;
-    let document = oci::Document::parse(&image.manifest.bytes, Some(&image.manifest.media_type));
-    let oci::Document::Manifest(manifest) = document.map_err(SourceError::from)? else {
+    let oci::Document::Manifest(manifest) = image.manifest.content.clone() else {
         return Err(unusable(wanted, "is an index where a manifest should be"));
     };
     let config = small_blob(repository, &manifest.config, config::BYTES_MAX as u64, wanted)?;

@@ -71,8 +71,7 @@ fn tagged(repository: &Repository, subject: &Digest) -> Result<Vec<Signature>, O
         Err(RegistryError::NotFound { .. }) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let parsed = oci::Document::parse(&document.bytes, Some(&document.media_type));
-    let Ok(oci::Document::Manifest(manifest)) = parsed else { return Ok(Vec::new()) };
+    let oci::Document::Manifest(manifest) = document.content else { return Ok(Vec::new()) };
     let mut signatures = Vec::new();
     for layer in manifest.layers.iter().take(SIGNATURES_MAX) {
         let annotations = layer.annotations.as_ref();

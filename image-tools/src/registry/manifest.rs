@@ -7,6 +7,8 @@ use crate::name::Version;
 use crate::oci::{self, Descriptor, Index};
 use std::fmt;
 
+/// `artifactType` of the entry of an index that is a native image.
+pub const NATIVE_TYPE: &str = "application/vnd.pod.image.v1";
 /// All that an image can be at a registry.
 const IMAGE_TYPES: [&str; 4] = [oci::MANIFEST, oci::INDEX, oci::DOCKER_MANIFEST, oci::DOCKER_INDEX];
 
@@ -117,7 +119,10 @@ fn choose(index: &Index, platform: &Platform) -> Option<Digest> {
                 of.os == "linux" && of.architecture == platform.architecture && variant
             })
     };
-    index.manifests.iter().find(fits).map(|entry| entry.digest)
+    // A native image stands beside a manifest of the same layers for other tools.
+    let of_type =
+        |kind: Option<&str>| index.manifests.iter().filter(|entry| entry.artifact_type.as_deref() == kind).find(fits);
+    of_type(Some(NATIVE_TYPE)).or_else(|| of_type(None)).map(|entry| entry.digest)
 }
 
 fn available(index: &Index) -> String {
