@@ -99,8 +99,10 @@ fn attach_wanted(root: &Root, wanted: &Wanted<'_>) -> Result<()> {
             let source = mount::copy_of_path(&Path::new(VOLUMES).join(volume))
                 .with_context(|| format!("open volume `{volume}`"))?;
             let directory = is_directory(source.as_fd())?;
+            // What is made only now holds nothing, and its owner and mode are not the image's choice.
+            let populate = *populate && directory && root.at(target, OFlags::PATH).is_ok();
             let target = if directory { root.make_directory(target)? } else { root.make_file(target)? };
-            if *populate && directory {
+            if populate {
                 populate::fill(target.as_fd(), source.as_fd()).with_context(|| format!("fill volume `{volume}`"))?;
             }
             let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
