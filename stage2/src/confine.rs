@@ -7,7 +7,7 @@
 use crate::failure::Failure;
 use crate::root::Root;
 use crate::user::{self, Identity};
-use crate::{lookup, seccomp, sys};
+use crate::{lookup, notify, seccomp, sys};
 use anyhow::{Context, Result, ensure};
 use contract::pod::{App, Seccomp};
 use rustix::fd::{AsFd, OwnedFd};
@@ -36,6 +36,8 @@ pub(crate) struct Program<'a> {
     pub(crate) group: Option<&'a str>,
     /// Created if missing.
     pub(crate) working_directory: &'a Path,
+    /// Whether it is told of the socket for notifications.
+    pub(crate) notify: bool,
 }
 
 impl<'a> Program<'a> {
@@ -48,6 +50,7 @@ impl<'a> Program<'a> {
             user: &app.user,
             group: app.group.as_deref(),
             working_directory: &app.working_directory,
+            notify: app.notify,
         }
     }
 }
@@ -181,6 +184,9 @@ fn environment(program: &Program<'_>, who: &Identity) -> Result<Vec<CString>> {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     pairs.extend(program.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    if program.notify {
+        pairs.push(("NOTIFY_SOCKET", notify::PATH));
+    }
     if !pairs.iter().any(|(name, _)| *name == "HOME") {
         pairs.push(("HOME", who.home.as_deref().unwrap_or("/")));
     }

@@ -1,7 +1,7 @@
 //! Starting a process: a child that confines itself and becomes the program, and its report to stage2.
 //!
 //! The report is a socket that execve closes: its end means that the program runs. Before that it may bring the master of
-//! the terminal that the child made in its own devpts, and if a step went wrong, which one and why.
+//! the terminal and the socket that the child made in its own /dev, and if a step went wrong, which one and why.
 
 use crate::channel::{packet, send_packet};
 use crate::confine::{self, Program};
@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::root::Root;
 use crate::streams::{self, Streams};
 use crate::sys::{self, Forked};
-use crate::{cgroup, mount, world};
+use crate::{cgroup, mount, notify, world};
 use anyhow::{Context, Result};
 use contract::exit;
 use contract::pod::Pod;
@@ -39,6 +39,8 @@ pub(crate) enum Report {
     Nothing,
     /// The master of the process' terminal.
     Terminal(OwnedFd),
+    /// The socket for the app's notifications.
+    Notify(OwnedFd),
     /// The program was not executed.
     Failed(Failure),
     /// The program was executed.
@@ -96,6 +98,9 @@ fn become_program(
             let world = world::build(pod, program.app)?;
             let who = confine::identity(&world.root, program)?;
             streams::connect(streams, &world.dev, &world.pts, who.uid, report)?;
+            if program.app.notify {
+                notify::make(report)?;
+            }
             confine::reset_umask();
             confine::execute(&world.root, Some(&world.proc), program, &who)
         }
@@ -135,6 +140,11 @@ pub(crate) fn send_terminal(report: &OwnedFd, master: &OwnedFd) -> Result<()> {
     send_packet(report.as_fd(), b"t", Some(master.as_fd())).context("hand over the terminal")
 }
 
+/// Reports the socket for notifications, from the child.
+pub(crate) fn send_notify(report: &OwnedFd, socket: &OwnedFd) -> Result<()> {
+    send_packet(report.as_fd(), b"n", Some(socket.as_fd())).context("hand over the socket for notifications")
+}
+
 /// Takes one report, without waiting.
 pub(crate) fn receive(report: &OwnedFd) -> Result<Report> {
     let (mut buffer, mut fds) = (vec![0; REPORT_BYTES_MAX], Vec::new());
@@ -142,6 +152,7 @@ pub(crate) fn receive(report: &OwnedFd) -> Result<Report> {
     Ok(match (&buffer[..length], fds.pop()) {
         ([], _) => Report::Executed,
         ([b't'], Some(master)) => Report::Terminal(master),
+        ([b'n'], Some(socket)) => Report::Notify(socket),
         ([b'f', exit, message @ ..], _) => {
             Report::Failed(Failure { exit: *exit, message: String::from_utf8_lossy(message).into_owned() })
         }

@@ -4,16 +4,19 @@
 
 use crate::channel::{Channel, Received};
 use crate::confine::Program;
-use crate::failure::{Failure, describe};
-use crate::launch::{self, Place, Report, Started};
+use crate::failure::describe;
+use crate::launch::{self, Place, Report};
 use crate::life::{Action, Life, Millis};
+use crate::notify;
+use crate::process::{Process, Role};
+use crate::remains::Processes;
 use crate::streams::Streams;
 use crate::sys;
 use anyhow::{Context, Result};
 use contract::channel::{Command, Event};
 use contract::control::Exec;
 use contract::exit;
-use contract::pod::Pod;
+use contract::pod::{Pod, RestartPolicy};
 use contract::status::AppEnd;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -25,24 +28,8 @@ use std::path::Path;
 
 /// At most this many processes of `exec` at once in a pod.
 const SESSIONS_MAX: usize = 256;
-
-/// What a process is to the pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// The first process of the app at this place.
-    App(usize),
-    /// An exec session beside the app at this place.
-    Session(u32, usize),
-}
-
-struct Process {
-    role: Role,
-    started: Started,
-    /// Until its end was seen: the program is not executed yet.
-    starting: bool,
-    failure: Option<Failure>,
-    terminal: Option<OwnedFd>,
-}
+/// A pod that has been quiet for so long goes on for longer: time to give memory back.
+const QUIET_MILLIS: Millis = 1000;
 
 /// A running pod.
 pub(crate) struct Supervisor<'a> {
@@ -53,6 +40,12 @@ pub(crate) struct Supervisor<'a> {
     terminal_size: Option<(u16, u16)>,
     life: Life,
     processes: Vec<Process>,
+    /// Whether an app can end without the pod.
+    outlived: bool,
+    /// Made when it is needed.
+    all: Option<Processes>,
+    /// Memory was given back.
+    settled: bool,
 }
 
 impl<'a> Supervisor<'a> {
@@ -63,7 +56,18 @@ impl<'a> Supervisor<'a> {
         cgroups: Vec<Vec<OwnedFd>>,
         terminal_size: Option<(u16, u16)>,
     ) -> Self {
-        Self { pod, channel, cgroups, terminal_size, life: Life::new(&pod.apps), processes: Vec::new() }
+        let restarts = pod.apps.iter().any(|app| app.restart.policy != RestartPolicy::No);
+        Self {
+            pod,
+            channel,
+            cgroups,
+            terminal_size,
+            life: Life::new(&pod.apps),
+            processes: Vec::new(),
+            outlived: restarts || pod.apps.len() > 1,
+            all: None,
+            settled: false,
+        }
     }
 
     /// Runs the pod to its end.
@@ -87,18 +91,26 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Sleeps until something happens.
-    fn wait(&self, signals: &SignalFd) -> Result<Ready> {
+    fn wait(&mut self, signals: &SignalFd) -> Result<Ready> {
         let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(self.channel, PollFlags::IN)];
-        fds.extend(
-            self.processes.iter().filter(|one| one.starting).map(|one| PollFd::new(&one.started.report, PollFlags::IN)),
-        );
-        let timeout = self.life.next().map(|then| {
-            let millis = then.saturating_sub(now());
-            Timespec { tv_sec: (millis / 1000) as i64, tv_nsec: (millis % 1000 * 1_000_000) as _ }
-        });
+        let reports = self.processes.iter().filter(|one| one.starting).map(|one| &one.started.report);
+        let notify = self.processes.iter().filter_map(|one| one.notify.as_ref());
+        fds.extend(reports.chain(notify).map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let due = self.life.next().map(|then| then.saturating_sub(now()));
+        let quiet = (!self.settled).then_some(QUIET_MILLIS);
+        let timeout = due
+            .into_iter()
+            .chain(quiet)
+            .min()
+            .map(|millis| Timespec { tv_sec: (millis / 1000) as i64, tv_nsec: (millis % 1000 * 1_000_000) as _ });
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(0) if due.is_none() && !self.settled => {
+                self.settled = true;
+                sys::drop_code();
+                Ok(Ready::default())
+            }
             Ok(_) => Ok(Ready { children: !fds[0].revents().is_empty(), commands: !fds[1].revents().is_empty() }),
-            Err(Errno::INTR) => Ok(Ready { children: false, commands: false }),
+            Err(Errno::INTR) => Ok(Ready::default()),
             Err(error) => Err(error).context("wait for events"),
         }
     }
@@ -130,13 +142,7 @@ impl<'a> Supervisor<'a> {
         let place = Place::New(self.pod);
         match launch::start(&place, &Program::of(app), &self.cgroups[index], &streams) {
             Ok(started) => {
-                self.processes.push(Process {
-                    role: Role::App(index),
-                    started,
-                    starting: true,
-                    failure: None,
-                    terminal: None,
-                });
+                self.processes.push(Process::new(Role::App(index), started));
                 Ok(())
             }
             Err(error) => {
@@ -214,6 +220,7 @@ impl<'a> Supervisor<'a> {
         let app = &self.pod.apps[index];
         let mut program = Program::of(app);
         program.arguments = &exec.arguments;
+        program.notify = false;
         program.environment = &exec.environment;
         if let Some(user) = &exec.user {
             let (user, group) = user.split_once(':').map_or((user.as_str(), None), |(user, group)| (user, Some(group)));
@@ -224,15 +231,27 @@ impl<'a> Supervisor<'a> {
         }
         let place = Place::Beside(first.started.process.as_fd());
         let started = launch::start(&place, &program, &self.cgroups[index], &streams)?;
-        Ok(Process { role: Role::Session(session, index), started, starting: true, failure: None, terminal: None })
+        Ok(Process::new(Role::Session(session, index), started))
     }
 
     /// Reads what processes say that are being started.
     fn reports(&mut self) -> Result<()> {
         for at in 0..self.processes.len() {
             self.report(at)?;
+            self.notification(at)?;
         }
         Ok(())
+    }
+
+    /// Whether an app says that it is ready.
+    fn notification(&self, at: usize) -> Result<()> {
+        let process = &self.processes[at];
+        match (&process.notify, process.role) {
+            (Some(socket), Role::App(index)) if notify::ready(socket)? => {
+                self.channel.send(&Event::Ready { app: self.pod.apps[index].name.clone() }, None)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn report(&mut self, at: usize) -> Result<()> {
@@ -241,9 +260,15 @@ impl<'a> Supervisor<'a> {
             match launch::receive(&process.started.report)? {
                 Report::Nothing => return Ok(()),
                 Report::Terminal(master) => process.terminal = Some(master),
+                Report::Notify(socket) => process.notify = Some(socket),
                 Report::Failed(failure) => process.failure = Some(failure),
                 Report::Executed => {
                     process.starting = false;
+                    if self.outlived {
+                        let all = self.all.take().map_or_else(Processes::new, Ok)?;
+                        process.namespace = all.namespace(process.started.pid);
+                        self.all = Some(all);
+                    }
                     if process.failure.is_none() {
                         let event = match process.role {
                             Role::App(index) => Event::Started { app: self.pod.apps[index].name.clone() },
@@ -271,12 +296,16 @@ impl<'a> Supervisor<'a> {
             let Some(at) = self.processes.iter().position(|process| process.started.pid == pid) else { continue };
             // What it said before it died comes first.
             self.report(at)?;
+            self.notification(at)?;
             let process = self.processes.swap_remove(at);
             let end = match (process.failure, status.exit_status(), status.terminating_signal()) {
                 (Some(failure), ..) => AppEnd::Failed { exit: failure.exit, message: failure.message },
                 (None, Some(code), _) => AppEnd::Code(code as u8),
                 (None, None, signal) => AppEnd::Signal(signal.unwrap_or(0) as u8),
             };
+            if let (Role::App(_), Some(namespace), Some(all)) = (process.role, process.namespace, &self.all) {
+                all.end(namespace)?;
+            }
             self.ended(process.role, end)?;
         }
     }
@@ -287,10 +316,10 @@ impl<'a> Supervisor<'a> {
             Role::App(index) => {
                 let (again, actions) = self.life.ended(index, &end, now());
                 self.channel.send(&Event::Ended { app: self.pod.apps[index].name.clone(), end, again }, None)?;
-                // What runs beside an app goes with it: its namespaces are those of a process that is no more.
+                // What was started beside an app goes with it, also if it is not in the app's namespaces yet.
                 for process in &self.processes {
                     if matches!(process.role, Role::Session(_, one) if one == index) {
-                        let _ = sys::send_signal(process.started.process.as_fd(), libc::SIGKILL);
+                        let _ = sys::send_signal(process.started.process.as_fd(), libc::SIGKILL); // Gone already.
                     }
                 }
                 self.carry_out(&actions)
@@ -299,6 +328,7 @@ impl<'a> Supervisor<'a> {
     }
 }
 
+#[derive(Default)]
 struct Ready {
     children: bool,
     commands: bool,

@@ -164,3 +164,23 @@ pub(crate) fn new_cgroup_namespace() -> io::Result<()> {
     check(unsafe { libc::c_long::from(libc::unshare(libc::CLONE_NEWCGROUP)) })?;
     Ok(())
 }
+
+unsafe extern "C" {
+    /// Where the linker put the first read-only segment of this program.
+    static __executable_start: u8;
+    /// The end of its last read-only segment.
+    static etext: u8;
+}
+
+/// Unmaps the pages of this program's code and constants, to be mapped again from the page cache when they are next used. For
+/// a process that waits, perhaps for months, they are most of its memory.
+pub(crate) fn drop_code() {
+    const PAGE: usize = 4096;
+    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
+    let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+    if start < end {
+        // SAFETY: the linker puts read-only segments first, so all pages between the two symbols are unwritten pages of a
+        // private file mapping; the kernel reads them from the file again, and what they hold does not change.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}
