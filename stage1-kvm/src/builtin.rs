@@ -43,10 +43,10 @@ const BOOT_SECS_MAX: u64 = 60;
 /// Starts the machine in a child process.
 pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
     // Before anything is passed: a virtiofsd must not inherit what is the hypervisor's.
-    let (helpers, sockets): (Vec<_>, Vec<_>) = share::start(&plan.shares)?.into_iter().unzip();
     let mut passed = Passed::default();
     let (channel, theirs) = UnixStream::pair().context("make the guest's channel")?;
     let (report, report_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("make a pipe")?;
+    let (helpers, sockets): (Vec<_>, Vec<_>) = share::start(&plan.shares, &report_end)?.into_iter().unzip();
     let spec = Spec {
         supervisor: std::process::id(),
         memory_bytes: plan.memory_bytes,

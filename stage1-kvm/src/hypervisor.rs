@@ -35,7 +35,7 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
         Ok(()) => qemu::start(plan, initramfs, Accelerator::Kvm),
         Err(why) => {
             eprintln!("pod: run: no usable KVM ({why:#}): the machine is emulated in software, which is slow");
-            qemu::start(plan, initramfs, Accelerator::Software)
+            qemu::start(plan, initramfs, Accelerator::software())
         }
     }
 }

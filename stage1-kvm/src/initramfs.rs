@@ -21,8 +21,11 @@ pub(crate) fn build(pod: &Pod, plan: &VmPlan) -> Result<File> {
     for directory in ["dev", "proc", "sys", "run", "apps", "volumes", "modules"] {
         archive.directory(directory)?;
     }
-    // The kernel opens it before init runs, to give init its standard streams.
+    // The kernel opens it before init runs, to give init its standard streams; where there is no console, init opens the
+    // second in their place. The third takes its last words.
     archive.device("dev/console", 5, 1)?;
+    archive.device("dev/null", 1, 3)?;
+    archive.device("dev/kmsg", 1, 11)?;
     archive.file("init", 0o755, &read(&stage2()?)?)?;
     archive.file(name(guest::POD), 0o600, &serde_json::to_vec(pod)?)?;
     archive.file(name(guest::GUEST), 0o600, &serde_json::to_vec(&plan.guest)?)?;

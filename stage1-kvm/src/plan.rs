@@ -82,6 +82,8 @@ pub(crate) struct Share {
     pub(crate) source: PathBuf,
     /// Enforced on the host.
     pub(crate) read_only: bool,
+    /// The source is a file, and the share a directory with that file under this name.
+    pub(crate) file: Option<String>,
 }
 
 /// Decides on memory, CPUs, command line and what the guest is told.
@@ -96,7 +98,7 @@ pub(crate) fn plan(pod: &Pod, kernel: Kernel, disks: Vec<Disk>, shares: Vec<Shar
     let guest = guest::Guest {
         modules: (0..kernel.modules.len()).map(module_path).collect(),
         roots: disks.iter().filter_map(root).collect(),
-        volumes: volumes(pod),
+        volumes: volumes(pod, &shares),
         ..guest::Guest::default()
     };
     Ok(VmPlan {
@@ -122,7 +124,8 @@ fn root(disk: &Disk) -> Option<guest::Root> {
 }
 
 /// Host volumes come through the share that bears their name, empty ones live in the guest's memory and die with it.
-fn volumes(pod: &Pod) -> Vec<guest::Volume> {
+fn volumes(pod: &Pod, shares: &[Share]) -> Vec<guest::Volume> {
+    let file = |tag: &str| shares.iter().find(|share| share.tag == tag).and_then(|share| share.file.clone());
     pod.volumes
         .iter()
         .map(|volume| guest::Volume {
@@ -130,7 +133,7 @@ fn volumes(pod: &Pod) -> Vec<guest::Volume> {
             source: match &volume.source {
                 VolumeSource::Host { read_only, .. } => guest::VolumeSource::Share {
                     tag: share_tag(volume.name.as_str()),
-                    file: None,
+                    file: file(&share_tag(volume.name.as_str())),
                     read_only: *read_only,
                 },
                 VolumeSource::Empty { .. } => guest::VolumeSource::Memory,

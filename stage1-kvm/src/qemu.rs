@@ -2,6 +2,7 @@
 //! in software where not. The supervisor opens every file; qemu gets fds, and runs jailed (`qemu/jail.rs`).
 
 mod arguments;
+mod clock;
 pub(crate) mod jail;
 pub(crate) mod share;
 
@@ -16,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -31,7 +33,10 @@ pub(crate) enum Accelerator {
     /// /dev/kvm.
     Kvm,
     /// qemu's translator.
-    Software,
+    Software {
+        /// Rate of the time stamp counter, which the guest reads as the host has it; none where it is not constant.
+        tsc_khz: Option<u64>,
+    },
 }
 
 /// The program, or what to install.
@@ -47,7 +52,7 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File, accelerator: Accelerator) ->
     let program = program()?;
     let (channel, channel_inside) = UnixStream::pair().context("make the channel to the guest")?;
     let (report, report_inside) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
-    let (helpers, shares): (Vec<Child>, Vec<OwnedFd>) = share::start(&plan.shares)?.into_iter().unzip();
+    let (helpers, shares): (Vec<Child>, Vec<OwnedFd>) = share::start(&plan.shares, &report_inside)?.into_iter().unzip();
     let disks = plan.disks.iter().map(open_disk).collect::<Result<Vec<OwnedFd>>>()?;
     let files = Files {
         kernel: open_kernel(&plan.kernel.path)?,
@@ -61,7 +66,8 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File, accelerator: Accelerator) ->
     let own = std::env::current_exe().context("find this program's own file")?;
     let mut command = Command::new(own);
     command.arg("qemu").arg(std::process::id().to_string()).arg(accelerator.word()).arg(program).args(arguments);
-    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(report_inside);
+    // A process group of its own: Ctrl-C at the terminal is for the supervisor, which stops the pod in order.
+    command.env_clear().process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(report_inside);
     for fd in files.all() {
         // The only other child, virtiofsd, was started before; what inherits these is qemu alone.
         rustix::io::fcntl_setfd(fd, FdFlags::empty()).context("pass a file to qemu")?;
@@ -69,17 +75,22 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File, accelerator: Accelerator) ->
     let process = die_with_parent(&mut command).spawn().context("start qemu")?;
     let boot_secs_max = match accelerator {
         Accelerator::Kvm => BOOT_SECS_MAX,
-        Accelerator::Software => BOOT_SECS_MAX_EMULATED,
+        Accelerator::Software { .. } => BOOT_SECS_MAX_EMULATED,
     };
     Ok(Machine { process, helpers, channel, report, boot_secs_max })
 }
 
 impl Accelerator {
+    /// The translator, with what it must be told of this host.
+    pub(crate) fn software() -> Self {
+        Self::Software { tsc_khz: clock::tsc_khz() }
+    }
+
     /// As the jail is told it.
     fn word(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
-            Self::Software => "tcg",
+            Self::Software { .. } => "tcg",
         }
     }
 }

@@ -16,13 +16,21 @@ pub(crate) fn disks(pod: &Pod) -> Result<Vec<Disk>> {
         .collect()
 }
 
+/// The name of a volume that is one file, in its share.
+const FILE: &str = "file";
+
 /// One share for each host volume.
 pub(crate) fn shares(pod: &Pod) -> Result<Vec<Share>> {
-    let share = |volume: &contract::pod::Volume| match &volume.source {
-        VolumeSource::Host { source, read_only, .. } => {
-            Some(Share { tag: share_tag(volume.name.as_str()), source: source.clone(), read_only: *read_only })
-        }
-        VolumeSource::Empty { .. } => None,
-    };
-    Ok(pod.volumes.iter().filter_map(share).collect())
+    let mut shares = Vec::new();
+    for volume in &pod.volumes {
+        let VolumeSource::Host { source, read_only, .. } = &volume.source else { continue };
+        let metadata = std::fs::metadata(source).with_context(|| format!("look at volume `{}`", volume.name))?;
+        shares.push(Share {
+            tag: share_tag(volume.name.as_str()),
+            source: source.clone(),
+            read_only: *read_only,
+            file: (!metadata.is_dir()).then(|| FILE.to_owned()),
+        });
+    }
+    Ok(shares)
 }

@@ -72,6 +72,7 @@ struct Supervisor<'a> {
     outputs: [Sink; 2],
     apps: BTreeMap<AppName, AppStatus>,
     ready: BTreeMap<AppName, bool>,
+    debug: bool,
     report: Vec<u8>,
     report_open: bool,
     exit: Option<u8>,
@@ -107,6 +108,7 @@ impl<'a> Supervisor<'a> {
             outputs: [Sink::new(stdout.ok()), Sink::new(stderr.ok())],
             apps: pod.apps.iter().map(|app| (app.name.clone(), waiting.clone())).collect(),
             ready: pod.apps.iter().map(|app| (app.name.clone(), false)).collect(),
+            debug: pod.machine.as_ref().is_some_and(|machine| machine.debug),
             report: Vec::new(),
             report_open: true,
             exit: None,
@@ -225,6 +227,9 @@ impl<'a> Supervisor<'a> {
         match rustix::io::read(report, &mut buffer) {
             Ok(0) => self.report_open = false,
             Ok(count) => {
+                if self.debug {
+                    show(&buffer[..count]);
+                }
                 let room = REPORT_BYTES_MAX.saturating_sub(self.report.len());
                 self.report.extend(&buffer[..count.min(room)]);
             }
@@ -355,6 +360,13 @@ impl<'a> Supervisor<'a> {
         let line = report.lines().last().unwrap_or_default();
         anyhow::anyhow!("{}", line.escape_debug())
     }
+}
+
+/// Shows the guest's console on stderr. It is the guest's text, and must not command the caller's terminal.
+fn show(bytes: &[u8]) {
+    let shown: String =
+        String::from_utf8_lossy(bytes).chars().filter(|letter| *letter == '\n' || !letter.is_control()).collect();
+    eprint!("{shown}");
 }
 
 /// The signals that the supervisor acts on. Job control and faults keep their default action.

@@ -45,3 +45,9 @@ pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// The time stamp counter.
+pub(crate) fn rdtsc() -> u64 {
+    // SAFETY: rdtsc reads a register; no process here forbids it to itself (PR_SET_TSC).
+    unsafe { std::arch::x86_64::_rdtsc() }
+}

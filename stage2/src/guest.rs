@@ -31,19 +31,22 @@ use std::fs::File;
 /// Runs the pod of the initramfs and switches the machine off. `core` is what runs in namespaces: it finds the standard
 /// streams, `pod.json` and the channel at the fds that the contract says, and gives the pod's exit code.
 pub fn main(core: fn() -> u8) -> ! {
-    // Without the channel nobody but the kernel's console can hear why.
-    let report = |error: anyhow::Error| eprintln!("stage2: guest: {error:#}");
     match devices::mount_kernel_file_systems().and_then(|()| connect()) {
-        Err(error) => report(error),
+        Err(error) => report(&error),
         Ok((guest, mut port)) => {
             let end =
                 run(&guest, &mut port, core).unwrap_or_else(|error| Event::Failed { message: format!("{error:#}") });
             if let Err(error) = port.send_last(&end) {
-                report(error);
+                report(&error);
             }
         }
     }
     power::off()
+}
+
+/// Without the channel nobody but the reader of the kernel's console can hear why. `<2>`: critical, so that it is printed.
+fn report(error: &anyhow::Error) {
+    let _ = std::fs::write("/dev/kmsg", format!("<2>stage2: guest: {error:#}")); // There is no third way.
 }
 
 /// Loads the modules and opens the channel, the first word on which ends the host's boot deadline.

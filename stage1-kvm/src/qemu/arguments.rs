@@ -39,9 +39,11 @@ pub(super) fn arguments(plan: &VmPlan, accelerator: Accelerator, files: &Files) 
         words.push(word);
     }
     words.pair("-display", "none");
+    // virtio 1.0, as the built-in hypervisor has it and virtiofsd insists on.
+    words.pair("-global", "virtio-mmio.force-legacy=false");
     words.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     machine(&mut words, plan, accelerator);
-    boot(&mut words, plan, files);
+    boot(&mut words, plan, accelerator, files);
     channel(&mut words, files);
     words.pair("-object", "rng-builtin,id=random");
     words.pair("-device", "virtio-rng-device,rng=random");
@@ -78,7 +80,7 @@ fn machine(words: &mut Words, plan: &VmPlan, accelerator: Accelerator) {
             words.pair("-accel", "kvm");
             words.pair("-cpu", "host");
         }
-        Accelerator::Software => {
+        Accelerator::Software { .. } => {
             words.pair("-accel", "tcg");
             words.pair("-cpu", "max");
         }
@@ -87,15 +89,36 @@ fn machine(words: &mut Words, plan: &VmPlan, accelerator: Accelerator) {
     words.pair("-smp", &plan.cpus.to_string());
 }
 
-fn boot(words: &mut Words, plan: &VmPlan, files: &Files) {
+fn boot(words: &mut Words, plan: &VmPlan, accelerator: Accelerator, files: &Files) {
     words.pair("-kernel", &format!("/proc/self/fd/{}", files.kernel.as_raw_fd()));
     words.pair("-initrd", &format!("/proc/self/fd/{}", files.initramfs.as_raw_fd()));
-    // The serial port is there for the kernel's last words; with `quiet` it is silent until then.
-    let line = plan.command_line.replace(" console=ttyS0", "");
-    words.pair("-append", &format!("{line} console=ttyS0"));
+    words.pair("-append", &command_line(plan, accelerator));
     let console = words.fd_set(&files.console);
     words.pair("-chardev", &format!("file,id=console,path=/dev/fdset/{console},append=on"));
     words.pair("-serial", "chardev:console");
+}
+
+/// What the plan says, and what this machine needs. Each word was measured with the project's kernel in software
+/// emulation, whole process, bare init: all of them together 0.42 s, without any 0.93 s.
+fn command_line(plan: &VmPlan, accelerator: Accelerator) -> String {
+    // The serial port is there for the kernel's last words; with `quiet` it is silent until then. A triple fault is the
+    // reset that takes no device.
+    let mut line = format!("{} earlyprintk=ttyS0,115200,keep reboot=t pci=off", plan.command_line);
+    if let Accelerator::Software { tsc_khz } = accelerator {
+        // Emulated timers tick as told, so their wiring need not be tried out (40 ms).
+        line.push_str(" no_timer_check");
+        if let Some(khz) = tsc_khz {
+            // On a busy host the guest's own calibration takes 50 ms and then often fails, which leaves it a clock of
+            // 4 ms steps.
+            line.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
+        }
+        if plan.cpus == 1 {
+            // The local timer's calibration waits 100 ms; one CPU does as well with the global timer. Nor does it need
+            // its locks patched, which costs the translator its translations.
+            line.push_str(" nolapic_timer noreplace-smp");
+        }
+    }
+    line
 }
 
 fn channel(words: &mut Words, files: &Files) {

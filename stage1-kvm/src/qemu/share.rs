@@ -5,29 +5,33 @@ use crate::plan::Share;
 use crate::run::Hint;
 use crate::sys::die_with_parent;
 use anyhow::{Context, Result, bail};
+use rustix::fs::CWD;
 use rustix::io::FdFlags;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, mount_remount, move_mount,
+    open_tree,
 };
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Where distributions put it.
 const PROGRAMS: [&str; 3] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"];
 /// The served directory in the process's own mount namespace. It exists on every host.
 const SERVED: &str = "/mnt";
-/// In it, if the volume is one file.
-pub(crate) const FILE: &str = "file";
 
 /// Starts one process a share, and gives it with the socket that a hypervisor speaks to it through.
-pub(crate) fn start(shares: &[Share]) -> Result<Vec<(Child, OwnedFd)>> {
-    shares.iter().map(|share| serve(share).with_context(|| format!("share `{}`", share.source.display()))).collect()
+pub(crate) fn start(shares: &[Share], report: &OwnedFd) -> Result<Vec<(Child, OwnedFd)>> {
+    shares
+        .iter()
+        .map(|share| serve(share, report).with_context(|| format!("share `{}`", share.source.display())))
+        .collect()
 }
 
-fn serve(share: &Share) -> Result<(Child, OwnedFd)> {
+fn serve(share: &Share, report: &OwnedFd) -> Result<(Child, OwnedFd)> {
     let program = PROGRAMS.iter().find(|path| Path::new(path).exists()).copied().ok_or_else(|| {
         Hint::error("virtiofsd is not installed", "install `virtiofsd`, or on Debian 12 `qemu-system-common`")
     })?;
@@ -43,49 +47,47 @@ fn serve(share: &Share) -> Result<(Child, OwnedFd)> {
         rustix::fs::Mode::empty(),
     )
     .context("open it")?;
-    for fd in [listener.as_raw_fd(), source.as_raw_fd()] {
-        debug_assert!(fd > 2);
-    }
     rustix::io::fcntl_setfd(&listener, FdFlags::empty()).context("pass the socket")?;
     rustix::io::fcntl_setfd(&source, FdFlags::empty()).context("pass the directory")?;
     let own = std::env::current_exe().context("find this program's own file")?;
     let mode = if share.read_only { "read-only" } else { "read-write" };
+    let name = share.file.as_deref().unwrap_or(".");
     let mut command = Command::new(own);
     command.args(["virtiofsd", &std::process::id().to_string(), program, mode]);
-    command.args([source.as_raw_fd().to_string(), listener.as_raw_fd().to_string()]);
-    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+    command.args([&source.as_raw_fd().to_string(), name, &listener.as_raw_fd().to_string()]);
+    command.env_clear().process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
+    // With qemu's and the kernel's: read when the machine ends before its pod.
+    command.stderr(report.try_clone().context("clone a pipe")?);
     let child = die_with_parent(&mut command).spawn().context("start virtiofsd")?;
     Ok((child, stream?.into()))
 }
 
-/// `stage1-kvm virtiofsd PARENT PROGRAM MODE SOURCE-FD SOCKET-FD`: as root, in a mount namespace where the volume is at one
+/// `stage1-kvm virtiofsd PARENT PROGRAM MODE SOURCE-FD NAME SOCKET-FD` (a NAME of `.`: the source is a directory): as root, in a mount namespace where the volume is at one
 /// place and with the rights it has in the pod, so that a read-only one is so whatever the guest asks for. virtiofsd then
 /// makes that place its root and drops the capabilities it does not need.
 pub(crate) fn main(parent: &str, words: &[&str]) -> Result<u8> {
-    let [program, mode, source, socket] = words else { bail!("virtiofsd takes four words") };
+    let [program, mode, source, name, socket] = words else { bail!("virtiofsd takes six words") };
     let source = format!("/proc/self/fd/{}", source.parse::<u32>().context("the number of the source")?);
     let _: u32 = socket.parse().context("the number of the socket")?;
+    // A copy of its mounts, made while they are still those of this process's namespace.
+    let clone = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+    let volume = open_tree(CWD, &source, clone).context("clone the volume's mounts")?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .context("part from the host's mounts")?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    if std::fs::metadata(&source).context("look at the volume")?.is_dir() {
-        mount_bind_recursive(&source, SERVED).context("bind the volume")?;
-        restrict(Path::new(SERVED), *mode == "read-only")?;
+    let place = if *name == "." {
+        PathBuf::from(SERVED)
     } else {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("volume", SERVED, "tmpfs", flags, Some(c"mode=0755,size=4k")).context("mount a tmpfs")?;
-        let file = Path::new(SERVED).join(FILE);
+        let file = Path::new(SERVED).join(name);
         File::create(&file).context("make a place for the file")?;
-        mount_bind(&source, &file).context("bind the file")?;
-        restrict(&file, *mode == "read-only")?;
         mount_remount(SERVED, flags | MountFlags::RDONLY, c"").context("make the file's directory read-only")?;
-    }
+        file
+    };
+    move_mount(&volume, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context("mount the volume")?;
+    crate::sys::restrict_mounts(&place, *mode == "read-only").context("restrict the volume's mounts")?;
     jail::die_with(parent)?;
-    let options = format!("source={SERVED},sandbox=namespace,cache=auto,xattr,modcaps=-mknod,no_allow_direct_io");
-    jail::execute(program, &[&format!("--fd={socket}"), "--syslog", "-o", &options])
-}
-
-/// The rights of a volume, on every mount in it.
-fn restrict(path: &Path, read_only: bool) -> Result<()> {
-    crate::sys::restrict_mounts(path, read_only).with_context(|| format!("restrict `{}`", path.display()))
+    let options = format!("source={SERVED},sandbox=namespace,cache=auto,xattr,modcaps=-mknod,log_level=err");
+    jail::execute(program, &[&format!("--fd={socket}"), "--rlimit-nofile=0", "-o", &options])
 }

@@ -21,6 +21,8 @@ pub(super) fn run(core: Core, port: &mut Port) -> Result<Event> {
     let mut bridge =
         Bridge { port, channel: Some(channel), sessions: BTreeMap::from([(0, apps)]), pending: Vec::new() };
     let mut status = None;
+    // More than the first command may have come with it.
+    bridge.commands()?;
     loop {
         for (token, flags) in bridge.wait(status.is_none().then_some(&pidfd))? {
             match token {
@@ -94,11 +96,8 @@ impl Bridge<'_> {
                 self.port.flush()?;
                 if flags.intersects(PollFlags::IN | PollFlags::HUP) {
                     self.port.fill()?;
-                    while let Some(command) = self.port.command()? {
-                        self.command(command)?;
-                    }
                 }
-                Ok(())
+                self.commands()
             }
             Token::Core => {
                 self.write_pending()?;
@@ -118,6 +117,14 @@ impl Bridge<'_> {
                 self.taken(session, bytes)
             }
         }
+    }
+
+    /// Does all that the host has asked for.
+    fn commands(&mut self) -> Result<()> {
+        while let Some(command) = self.port.command()? {
+            self.command(command)?;
+        }
+        Ok(())
     }
 
     fn command(&mut self, command: Command) -> Result<()> {
