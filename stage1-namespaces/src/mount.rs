@@ -5,7 +5,7 @@
 //! an app's root is resolved here: images are only stacked, stage2 looks into them.
 
 use crate::overlay;
-use crate::plan::{Area, Operation};
+use crate::plan::{Area, Operation, SKELETON};
 use crate::sys::{self, MountAttributes};
 use anyhow::{Context, Result};
 use contract::pod::DeviceKind;
@@ -57,6 +57,7 @@ impl Site {
             }
             Operation::MountPoint { path } => rustix::fs::mkdirat(&self.root, path, Mode::from(0o755))
                 .with_context(|| format!("make mount point `{}`", path.display())),
+            Operation::Skeleton => self.skeleton().context("make the layer of mount points"),
             Operation::Writable { at, path, like } => self
                 .writable(*at, path, like)
                 .with_context(|| format!("make the writable layer in `{}`", path.display())),
@@ -93,6 +94,23 @@ impl Site {
             rustix::fs::unlinkat(&self.root, LAYERS, AtFlags::REMOVEDIR)?;
         }
         Ok(rustix::process::fchdir(&self.pod_directory)?)
+    }
+
+    fn skeleton(&self) -> rustix::io::Result<()> {
+        let (_, directories, files) = SKELETON;
+        for path in directories {
+            rustix::fs::mkdirat(&self.root, path, Mode::from(0o755))?;
+        }
+        for path in files {
+            rustix::fs::mknodat(&self.root, path, FileType::RegularFile, Mode::from(0o644), 0)?;
+        }
+        if self.owner != 0 {
+            let modes = directories.iter().map(|path| (path, 0o755)).chain(files.iter().map(|path| (path, 0o644)));
+            for (path, mode) in modes {
+                give(self.root.as_fd(), Path::new(path), mode, (self.owner, self.owner))?;
+            }
+        }
+        Ok(())
     }
 
     /// `upper` and `work`: overlayfs wants both on one file system, and takes the mode and owner of `/` from the upper one.

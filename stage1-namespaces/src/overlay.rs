@@ -8,7 +8,7 @@
 //! rights of the host's root, so `trusted.overlay.*` marks of the layers count, and a pod cannot forge them.
 
 use crate::mount::{LAYERS, Site, attach, clone_tree, make_mount_point, tmpfs};
-use crate::plan::Area;
+use crate::plan::{Area, SKELETON};
 use crate::sys::{self, MountAttributes};
 use anyhow::{Context, Result};
 use contract::dir;
@@ -46,6 +46,8 @@ fn stack(site: &Site, layers: &[PathBuf], at: Area, writable: &Path) -> Result<O
             rustix::process::chdir(layer).with_context(|| format!("open layer `{}`", layer.display()))?;
             rustix::mount::fsconfig_set_string(&context, "lowerdir+", ".")?;
         }
+        rustix::process::fchdir(&site.root)?;
+        rustix::mount::fsconfig_set_string(&context, "lowerdir+", SKELETON.0)?;
         rustix::process::fchdir(site.area(at))?;
         rustix::process::chdir(writable)?;
         rustix::mount::fsconfig_set_string(&context, "upperdir", dir::UPPER)?;
@@ -76,6 +78,8 @@ fn named(site: &mut Site, layers: &[PathBuf], at: Area, writable: &Path) -> Resu
         }
         lower.push(relative(name));
     }
+    lower.push(":");
+    lower.push(relative(Path::new(SKELETON.0)));
     let context = open()?;
     let run = || -> Result<()> {
         rustix::mount::fsconfig_set_string(&context, "lowerdir", lower.as_os_str())

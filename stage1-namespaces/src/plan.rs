@@ -31,7 +31,9 @@ pub(crate) enum Operation {
     Writable { at: Area, path: PathBuf, like: PathBuf },
     /// A mount point (or its parent) in the pod root.
     MountPoint { path: PathBuf },
-    /// Layers, lowest first, under the writable layer made before.
+    /// What stage2 looks for in every app's root, empty, as a layer below all others; see [`SKELETON`].
+    Skeleton,
+    /// Layers, lowest first, under the writable layer made before and above the skeleton.
     Overlay { layers: Vec<PathBuf>, at: Area, writable: PathBuf, target: PathBuf },
     /// A file or directory of the host (or of the pod directory, if relative). The mount point is made here, because only
     /// the executor sees whether it is a file.
@@ -43,6 +45,15 @@ pub(crate) enum Operation {
     /// The host's POSIX shared memory, which goes with its IPC objects.
     HostShm,
 }
+
+/// Mount points that stage2 needs in an app's root. They lie in memory, in a layer below those of the image: whatever the
+/// image has there counts, and for what it has not, overlayfs need not copy directories up to the writable layer on disk,
+/// which costs more than all of stage2's mounts together.
+pub(crate) const SKELETON: (&str, [&str; 5], [&str; 3]) = (
+    "skeleton",
+    ["skeleton", "skeleton/proc", "skeleton/sys", "skeleton/dev", "skeleton/etc"],
+    ["skeleton/etc/hostname", "skeleton/etc/hosts", "skeleton/etc/resolv.conf"],
+);
 
 /// Where a writable layer lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +70,7 @@ impl Plan {
         let mut operations = Vec::with_capacity(8 + 6 * pod.apps.len() + 3 * pod.volumes.len());
         operations.push(mount_point(relative(stage2::APPS)));
         operations.push(pod_directory(dir::APPS.into(), 0o700));
+        operations.push(Operation::Skeleton);
         pod.apps.iter().for_each(|app| operations.extend(of_app(app)));
         if !pod.volumes.is_empty() {
             operations.push(mount_point(relative(stage2::VOLUMES)));
@@ -190,6 +202,7 @@ mod tests {
             [
                 r#"MountPoint { path: "apps" }"#,
                 r#"Directory { path: "apps", mode: 448, uid: 0, gid: 0 }"#,
+                "Skeleton",
                 r#"MountPoint { path: "apps/a" }"#,
                 r#"MountPoint { path: "apps/a/rootfs" }"#,
                 r#"Directory { path: "apps/a", mode: 448, uid: 0, gid: 0 }"#,
@@ -211,7 +224,7 @@ mod tests {
         let volumes = r#""ipc":"private","volumes":[
             {"name":"h","source":{"kind":"host","source":"/srv","read_only":true,"recursive":true}},
             {"name":"e","source":{"kind":"empty","mode":1023,"uid":5,"gid":6}}]"#;
-        let plan = plan(&[(r#""ipc":"private""#, volumes)]).split_off(7);
+        let plan = plan(&[(r#""ipc":"private""#, volumes)]).split_off(8);
         assert_eq!(
             plan,
             [
