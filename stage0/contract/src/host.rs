@@ -14,6 +14,9 @@ use std::path::PathBuf;
 pub struct Host {
     /// Always [`crate::VERSION`].
     pub version: Version,
+    /// The `stage1.json` of the stage1 that has the pod; gc asks its `gc` entrypoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage1: Option<PathBuf>,
     /// All cgroup directories of the pod, parents before children; gc removes them in the reverse order.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
