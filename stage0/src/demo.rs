@@ -10,6 +10,11 @@ use image_tools::trust::TrustDirs;
 
 include!(concat!(env!("OUT_DIR"), "/demo.rs"));
 
+/// Whether the build had a demo image.
+pub(crate) fn is_built_in() -> bool {
+    DEMO.is_some()
+}
+
 /// The name that the key is trusted for.
 const NAME: &str = "demo";
 

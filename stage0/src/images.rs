@@ -6,21 +6,23 @@ use crate::failure::Failure;
 use crate::pod_json::AppImage;
 use crate::values::sets::Insecure;
 use anyhow::{Context, Result};
-use contract::pod::Trust;
+use contract::pod::{Pod, Trust};
+use image_tools::digest::Digest;
 use image_tools::obtain::{self, Images, ObtainError, Obtained, PullPolicy};
 use image_tools::reference::Reference;
 use image_tools::store::Store;
 use image_tools::trust::{Policy, TrustDirs};
 use std::path::PathBuf;
 
-/// `$DATA/images`
-pub(crate) fn store_path(globals: &Globals) -> PathBuf {
-    globals.dir.join("images")
+/// `$DATA/images`, absolute: the layers' paths are read after the working directory has changed.
+fn store_path(globals: &Globals) -> Result<PathBuf> {
+    let data = std::path::absolute(&globals.dir).with_context(|| format!("resolve `{}`", globals.dir.display()))?;
+    Ok(data.join("images"))
 }
 
 /// Opens the store, and makes it if it is not there.
 pub(crate) fn store(globals: &Globals) -> Result<Store> {
-    let path = store_path(globals);
+    let path = store_path(globals)?;
     Store::open(&path).with_context(|| format!("open the image store `{}`", path.display()))
 }
 
@@ -49,7 +51,7 @@ pub(crate) fn obtain(images: &Images, text: &str, pull: Pull, insecure: Insecure
         Pull::Update => PullPolicy::Update,
         Pull::Never => PullPolicy::Never,
     };
-    let insecure = obtain::Insecure { image: insecure.image, tls: insecure.transport, http: insecure.transport };
+    let insecure = obtain::Insecure { image: insecure.image, tls: insecure.tls, http: insecure.http };
     images
         .obtain(&reference, pull, insecure)
         .map_err(failure)
@@ -85,5 +87,30 @@ fn trust(trust: obtain::Trust) -> Trust {
         obtain::Trust::Signature { prefix, keys } => Trust::Signature { prefix, keys },
         obtain::Trust::Digest => Trust::Digest,
         obtain::Trust::Insecure => Trust::Insecure,
+    }
+}
+
+/// An image of the store by its id, judged again.
+pub(crate) fn stored(images: &Images, id: &Digest, pinned: bool, insecure: obtain::Insecure) -> Result<Obtained> {
+    images.stored(id, pinned, insecure).map_err(failure)
+}
+
+/// For a stage1 that boots: one block image for each app, made the first time and then found.
+pub(crate) fn add_blocks(images: &Images, pod: &mut Pod) -> Result<()> {
+    for app in &mut pod.apps {
+        let context = || format!("make the block image of app `{}`", app.name);
+        let id = Digest::parse(&app.image.id).with_context(context)?;
+        let block = image_tools::block::image(images.store.root(), &id, &app.root.layers);
+        app.root.block = Some(block.map_err(block_failure).with_context(context)?);
+    }
+    Ok(())
+}
+
+fn block_failure(error: image_tools::block::BlockError) -> anyhow::Error {
+    let hint = error.hint();
+    let error = anyhow::Error::new(error);
+    match hint {
+        Some(hint) => crate::failure::advise(error, hint),
+        None => error,
     }
 }

@@ -13,11 +13,14 @@ mod facts;
 mod failure;
 mod images;
 mod life;
+mod output;
 mod pod_json;
 mod stage1;
 mod sys;
+mod users;
 mod values;
 
+use arguments::globals::Globals;
 use arguments::tree::Command;
 use arguments::{Action, Arguments};
 use std::io::Write;
@@ -29,7 +32,7 @@ fn main() -> ExitCode {
         Err((command, failure)) => (command, Err(failure.into())),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => ExitCode::from(exit),
         Err(error) => {
             let (text, exit) = failure::report(command, &error);
             let _ = std::io::stderr().write_all(text.as_bytes()); // Nobody is left to tell.
@@ -47,14 +50,38 @@ fn arguments() -> Result<Arguments, (Option<&'static str>, failure::Failure)> {
     arguments::parse(&argv)
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
+/// Carries the command out and gives the exit code.
+fn run(arguments: &Arguments) -> anyhow::Result<u8> {
+    let globals = &arguments.globals;
     match &arguments.action {
-        Action::Run(pod) => commands::run::run(&arguments.globals, pod).map(|never| match never {}),
-        Action::Print(text) => Ok(std::io::stdout().write_all(text.as_bytes())?),
-        Action::Command(Command::Trust(command)) => {
-            let text = commands::trust::run(&arguments.globals, command)?;
-            Ok(std::io::stdout().write_all(text.as_bytes())?)
+        Action::Run(pod) => return commands::run::run(globals, pod).map(|never| match never {}),
+        Action::Prepare(pod) => commands::run::prepare(globals, pod),
+        Action::Print(text) => output::print(text),
+        Action::Command(Command::Exec(exec)) => return commands::exec::exec(globals, exec),
+        Action::Command(command) => other(globals, command),
+    }
+    .map(|()| 0)
+}
+
+fn other(globals: &Globals, command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::RunPrepared(arguments) => commands::run::run_prepared(globals, arguments).map(|never| match never {}),
+        Command::Fetch(arguments) => commands::images::fetch(globals, arguments),
+        Command::List(arguments) => commands::pods::list(globals, arguments),
+        Command::Status(arguments) => commands::pods::status(globals, arguments),
+        Command::Stop(arguments) => commands::pods::stop(globals, arguments),
+        Command::Rm(arguments) => commands::pods::remove(globals, arguments),
+        Command::Gc(arguments) => commands::pods::collect(globals, arguments),
+        Command::CatManifest(arguments) => commands::pods::cat_manifest(globals, arguments),
+        Command::Image(command) => commands::images::image(globals, command),
+        Command::Trust(command) => output::print(&commands::trust::run(globals, command)?),
+        Command::Config(arguments) => commands::about::config(globals, arguments),
+        Command::Version(arguments) => commands::about::version(arguments),
+        Command::Completion(arguments) => commands::about::completion(arguments),
+        Command::Man(arguments) => commands::about::man(arguments),
+        Command::Check(_) => Err(failure::Failure::new("not there yet").into()),
+        Command::Run(_) | Command::Prepare(_) | Command::Exec(_) => {
+            Err(failure::Failure::usage("misplaced command").into())
         }
-        _ => Err(failure::Failure::new("not there yet").into()),
     }
 }

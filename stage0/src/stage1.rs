@@ -87,6 +87,20 @@ impl Located {
         Ok(command)
     }
 
+    /// Runs the `gc` entrypoint, if there is one. `directory` is where the pod's directory is now.
+    pub(crate) fn collect(&self, pod: BorrowedFd<'_>, directory: &Path, uuid: &PodUuid) -> Result<()> {
+        let Some(entrypoint) = &self.stage1.entrypoints.gc else { return Ok(()) };
+        let mut command = self.command(entrypoint, uuid)?;
+        let lock = fcntl_dupfd_cloexec(pod, 16).context("copy the lock")?;
+        crate::sys::give(&mut command, lock, LOCK_FD);
+        let program = command.get_program().to_string_lossy().into_owned();
+        let status = command.current_dir(directory).status().with_context(|| format!("execute `{program}`"))?;
+        if !status.success() {
+            return Err(Failure::new(format!("`{program}` ended with {status}")).into());
+        }
+        Ok(())
+    }
+
     /// Becomes the stage1; returns only if that is impossible. `pod` is the locked pod directory.
     pub(crate) fn become_it(
         &self,

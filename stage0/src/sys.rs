@@ -3,12 +3,21 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Makes `number` refer to what `fd` refers to, and survive exec. For the moment before exec only: whatever else had that
 /// number in this process has it no longer.
 pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     // SAFETY: dup3 takes two numbers and touches no memory; `fd` is open because it is borrowed.
     check(unsafe { libc::dup3(fd.as_raw_fd(), number, 0) })
+}
+
+/// Lets the child have `fd` under `number`.
+pub(crate) fn give(command: &mut Command, fd: OwnedFd, number: RawFd) {
+    use std::os::fd::AsFd;
+    // SAFETY: between fork and exec the closure makes one system call, which allocates nothing and takes no lock.
+    unsafe { command.pre_exec(move || place(fd.as_fd(), number)) };
 }
 
 /// Closes all fds from `first` on when the process executes another program.
@@ -28,7 +37,7 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()>
 
 /// bpf(2) with an attribute block whose layout the caller made; gives the number it returns.
 pub(crate) fn bpf(command: u32, attributes: &mut [u64]) -> io::Result<i32> {
-    let size = std::mem::size_of_val(attributes);
+    let size = size_of_val(attributes);
     // SAFETY: the kernel reads `size` bytes of `attributes`; addresses in it are of slices that the caller keeps alive
     // across this call, as `cgroup::bpf` does in the same function.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size) };
@@ -39,6 +48,22 @@ pub(crate) fn bpf(command: u32, attributes: &mut [u64]) -> io::Result<i32> {
 pub(crate) fn own(number: i32) -> OwnedFd {
     // SAFETY: the number came from a system call that made this fd for us; nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Forks; the child runs `body` and ends with what it returns, without running anything else of this program.
+pub(crate) fn fork(body: impl FnOnce() -> i32) -> io::Result<libc::pid_t> {
+    // SAFETY: this program has one thread (image-tools joins its own before it returns), so no lock is held by a thread
+    // that the child lacks.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        exit(body());
+    }
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+}
+
+fn exit(code: i32) -> ! {
+    // SAFETY: _exit ends the process and runs no handlers, so nothing of the parent's is flushed or dropped twice.
+    unsafe { libc::_exit(code) }
 }
 
 fn check(result: i32) -> io::Result<()> {

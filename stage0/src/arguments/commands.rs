@@ -36,6 +36,9 @@ pub(crate) struct PodsArgument {
 /// `pod run-prepared`
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RunPrepared {
+    /// Network that the pod must have been prepared with
+    #[arg(long, value_name = "NET", visible_alias = "network")]
+    pub(crate) net: Option<String>,
     /// Name, UUID or the start of a UUID
     #[arg(value_name = "POD")]
     pub(crate) pod: String,

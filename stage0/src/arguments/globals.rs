@@ -16,7 +16,7 @@ pub(crate) struct Globals {
     /// Directory of the administrator's configuration, which overrides the vendor's
     #[arg(long, global = true, value_name = "DIR", default_value = "/etc/pod", value_hint = clap::ValueHint::DirPath)]
     pub(crate) local_config: PathBuf,
-    /// Give up protections for this run: image, transport, capabilities, paths, seccomp, all-fetch, all-run, all
+    /// Give up protections for this run: image, tls, http, capabilities, paths, seccomp, all-fetch, all-run, all
     #[arg(long, global = true, value_name = "LIST", value_delimiter = ',', value_enum, hide_possible_values = true)]
     pub(crate) insecure_options: Vec<InsecureWord>,
     /// Say more on stderr, and show a microVM's serial console

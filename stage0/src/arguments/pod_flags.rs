@@ -24,8 +24,11 @@ pub(crate) struct PodFlags {
     #[arg(long, value_name = "FILE", visible_alias = "cidfile", value_hint = clap::ValueHint::FilePath)]
     pub(crate) uuid_file_save: Option<PathBuf>,
     /// When to ask where an image came from: new, update or never
-    #[arg(long, value_name = "POLICY", default_value = "new", value_enum)]
+    #[arg(long, value_name = "POLICY", default_value = "new", value_enum, visible_alias = "pull")]
     pub(crate) pull_policy: Pull,
+    /// For scripts that pass it: nothing but the UUID goes to stdout anyway
+    #[arg(long, hide = true)]
+    pub(crate) quiet: bool,
     /// Give the app the caller's standard input, on a terminal of its own if the caller has one; one app only
     #[arg(long, short = 'i')]
     pub(crate) interactive: bool,

@@ -1,4 +1,8 @@
 //! The commands, a file each.
 
+pub(crate) mod about;
+pub(crate) mod exec;
+pub(crate) mod images;
+pub(crate) mod pods;
 pub(crate) mod run;
 pub(crate) mod trust;

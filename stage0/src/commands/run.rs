@@ -1,69 +1,160 @@
-//! `pod run`: from the command line to stage1, in this process.
+//! `pod run`, `prepare` and `run-prepared`: from the command line to stage1, in this process.
 
 use crate::arguments::PodArguments;
+use crate::arguments::commands::RunPrepared;
 use crate::arguments::globals::Globals;
 use crate::cgroup::{hierarchy, make, plan};
 use crate::failure::Failure;
-use crate::life::names;
 use crate::life::pods::{PodDir, Pods, new_uuid};
+use crate::life::{find, lease, names};
 use crate::stage1::{self, Located};
-use crate::{facts, images, pod_json};
+use crate::{facts, images, output, pod_json, users};
 use anyhow::{Context, Result};
-use contract::dir::{HOST, POD, Phase};
+use contract::dir::{HOST, POD, Phase, State};
 use contract::host::Host;
 use contract::name::PodUuid;
-use contract::pod::Pod;
+use contract::pod::{IdRange, Network, Pod, Stdio, Trust};
 use contract::stage1::RootForm;
+use image_tools::digest::Digest;
+use image_tools::obtain::Insecure;
 use std::convert::Infallible;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-/// Runs the pod in this process; returns only if it could not be started.
+/// `pod run`: runs the pod in this process; returns only if it could not be started.
 pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infallible> {
     let uuid = new_uuid()?;
-    // Before anything else, so that whoever started us can clean up after a kill at any later step.
-    if let Some(path) = &arguments.pod.uuid_file_save {
-        save_uuid(path, &uuid)?;
-    }
+    save_uuid(arguments, &uuid)?;
     let stage1 = stage1::locate(&arguments.pod.stage1)?;
-    let pod = resolve(globals, arguments, &stage1, uuid)?;
+    let mut pod = resolve(globals, arguments, &stage1, uuid)?;
+    let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     let pods = Pods::open(&globals.dir)?;
-    let (mut dir, cgroups) = prepare(&pods, &pod, &stage1)?;
-    start(&pods, &mut dir, &stage1, &cgroups)
+    let mut dir = create(&pods, &mut pod, &stage1, &cgroups)?;
+    start(&pods, &mut dir, &stage1, &cgroups, pod.private_users)
+}
+
+/// `pod prepare`: everything but the cgroups, which depend on who runs the pod.
+pub(crate) fn prepare(globals: &Globals, arguments: &PodArguments) -> Result<()> {
+    let uuid = new_uuid()?;
+    save_uuid(arguments, &uuid)?;
+    let stage1 = stage1::locate(&arguments.pod.stage1)?;
+    let mut pod = resolve(globals, arguments, &stage1, uuid)?;
+    // What this host cannot enforce is refused now, not when somebody waits for the pod.
+    plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
+    let pods = Pods::open(&globals.dir)?;
+    let mut dir = create(&pods, &mut pod, &stage1, &plan::Plan::default())?;
+    pods.advance(&mut dir, Phase::Prepared)?;
+    output::print(&format!("{}\n", pod.uuid))
+}
+
+/// `pod run-prepared`
+pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result<Infallible> {
+    let pods = Pods::open(&globals.dir)?;
+    let mut dir = find::find(&pods, &arguments.pod)?;
+    let not_prepared = |uuid: &PodUuid, word: &str| Failure::new(format!("pod `{uuid}` is not prepared, it is {word}"));
+    // The lock first: of two that run the same pod, one finds it taken.
+    if dir.phase != Phase::Prepared || !dir.try_lock()? {
+        return Err(not_prepared(&dir.uuid, dir.state()?.word()).into());
+    }
+    let pod: Pod = dir.read(POD)?.ok_or_else(|| not_prepared(&dir.uuid, State::Garbage.word()))?;
+    let mut host: Host = dir.read(HOST)?.unwrap_or_default();
+    refuse_other_network(&pod, arguments.net.as_deref())?;
+    if pod.apps.iter().any(|app| app.stdio == Stdio::Tty) && !std::io::stdin().is_terminal() {
+        return Err(Failure::new("the pod was prepared for a terminal, and the standard input is none").into());
+    }
+    let stage1 = stage1::locate(&host.stage1.as_deref().unwrap_or(Path::new("namespaces")).display().to_string())?;
+    stage1.refuse_unknown_needs(&pod)?;
+    verify_again(globals, &pod)?;
+    let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
+    make::record(&cgroups, &pod.uuid, &mut host);
+    dir.replace(HOST, &json(&host)?)?;
+    start(&pods, &mut dir, &stage1, &cgroups, pod.private_users)
 }
 
 /// Everything that can be refused is refused here, before there is a directory.
-pub(crate) fn resolve(globals: &Globals, arguments: &PodArguments, stage1: &Located, uuid: PodUuid) -> Result<Pod> {
+fn resolve(globals: &Globals, arguments: &PodArguments, stage1: &Located, uuid: PodUuid) -> Result<Pod> {
     let (insecure, store) = (globals.insecure(), images::open(globals)?);
     let pull = arguments.pod.pull_policy;
     let mut apps = Vec::with_capacity(arguments.apps.len());
     for app in &arguments.apps {
         apps.push(images::app_image(images::obtain(&store, &app.image, pull, insecure)?));
     }
-    let facts = facts::gather(arguments)?;
-    let pod = pod_json::build(uuid, arguments, apps, insecure, &facts, globals.debug)?;
+    let mut facts = facts::gather(arguments)?;
+    // The range is leased when the pod has a directory; until then any will do to see what the pod needs.
+    facts.id_range = arguments.pod.private_users.then_some(IdRange { first: 0, count: 0 });
+    let mut pod = pod_json::build(uuid, arguments, apps, insecure, &facts, globals.debug)?;
     stage1.refuse_unknown_needs(&pod)?;
+    if stage1.stage1.root == RootForm::Block {
+        images::add_blocks(&store, &mut pod)?;
+    }
     Ok(pod)
 }
 
-/// Makes the pod directory with all that is written down, locked.
-pub(crate) fn prepare(pods: &Pods, pod: &Pod, stage1: &Located) -> Result<(PodDir, plan::Plan)> {
-    let cgroups = plan::plan(pod, &hierarchy::detect()?, stage1.stage1.root)?;
+/// Makes the pod directory with all that is written down, locked. What the host gives is named before it is taken.
+fn create(pods: &Pods, pod: &mut Pod, stage1: &Located, cgroups: &plan::Plan) -> Result<PodDir> {
     let dir = pods.create(pod.uuid.clone())?;
+    let written = write_down(pods, &dir, pod, stage1, cgroups);
+    if written.is_err() {
+        // The caller sees the data directory as before. Should this not succeed, gc meets an aborted pod.
+        let _ = crate::life::gc::remove(pods, &dir);
+    }
+    written.map(|()| dir)
+}
+
+fn write_down(pods: &Pods, dir: &PodDir, pod: &mut Pod, stage1: &Located, cgroups: &plan::Plan) -> Result<()> {
     if let Some(name) = &pod.name {
         names::claim(pods, name, &pod.uuid)?;
     }
-    let mut host = Host::default();
-    make::record(&cgroups, &pod.uuid, &mut host);
+    let mut host = Host { stage1: Some(stage1.file.clone()), ..Host::default() };
+    if pod.private_users.is_some() {
+        // The lease names its pod, so gc finds it by the pod's death even if host.json never came to be.
+        let range = lease::take(pods, &pod.uuid)?;
+        pod.private_users = Some(range);
+        host.id_range = Some(range);
+    }
+    make::record(cgroups, &pod.uuid, &mut host);
     dir.write_new(HOST, &json(&host)?)?;
-    dir.write_new(POD, &json(pod)?)?;
-    Ok((dir, cgroups))
+    dir.write_new(POD, &json(pod)?)
 }
 
 /// Makes what `host.json` names, and becomes stage1.
-pub(crate) fn start(pods: &Pods, dir: &mut PodDir, stage1: &Located, cgroups: &plan::Plan) -> Result<Infallible> {
+fn start(
+    pods: &Pods,
+    dir: &mut PodDir,
+    stage1: &Located,
+    cgroups: &plan::Plan,
+    private_users: Option<IdRange>,
+) -> Result<Infallible> {
     make::make(cgroups, &dir.uuid)?;
+    let users = private_users.map(users::namespace).transpose()?;
     pods.advance(dir, Phase::Run)?;
-    Err(stage1.become_it(dir.fd(), None, &dir.uuid))
+    Err(stage1.become_it(dir.fd(), users.as_ref().map(AsFd::as_fd), &dir.uuid))
+}
+
+/// A key may have been revoked, or a rule removed, since the pod was prepared.
+fn verify_again(globals: &Globals, pod: &Pod) -> Result<()> {
+    let store = images::open(globals)?;
+    for app in &pod.apps {
+        let id = Digest::parse(&app.image.id).with_context(|| format!("image of app `{}`", app.name))?;
+        let (pinned, insecure) = (app.image.trust == Trust::Digest, app.image.trust == Trust::Insecure);
+        let insecure = Insecure { image: insecure, ..Insecure::default() };
+        images::stored(&store, &id, pinned, insecure).with_context(|| format!("image of app `{}`", app.name))?;
+    }
+    Ok(())
+}
+
+fn refuse_other_network(pod: &Pod, net: Option<&str>) -> Result<(), Failure> {
+    let prepared = match pod.network {
+        Network::None => "none",
+        Network::Host => "host",
+        Network::Joined => "joined",
+    };
+    match net {
+        Some(net) if net != prepared => Err(Failure::new(format!("the pod was prepared with `--net={prepared}`"))
+            .hint("prepare it again with another network")),
+        _ => Ok(()),
+    }
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
@@ -76,12 +167,8 @@ fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn save_uuid(path: &Path, uuid: &PodUuid) -> Result<()> {
+/// Before anything else, so that whoever started us can clean up after a kill at any later step.
+fn save_uuid(arguments: &PodArguments, uuid: &PodUuid) -> Result<()> {
+    let Some(path) = &arguments.pod.uuid_file_save else { return Ok(()) };
     std::fs::write(path, format!("{uuid}\n")).with_context(|| format!("write the UUID to `{}`", path.display()))
-}
-
-/// Whether this stage1 takes block images.
-#[allow(dead_code)]
-fn wants_block(stage1: &Located) -> bool {
-    stage1.stage1.root == RootForm::Block
 }

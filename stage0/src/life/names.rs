@@ -48,6 +48,22 @@ pub(crate) fn release(pods: &Pods, name: &PodName, uuid: &PodUuid) -> Result<()>
     Ok(())
 }
 
+/// Frees the names of pods that are no more: those that were killed before they could write their description.
+pub(crate) fn sweep(pods: &Pods) -> Result<()> {
+    let Some(directory) = open(pods, false)? else { return Ok(()) };
+    flock(&directory, FlockOperation::LockExclusive).context("lock the directory of names")?;
+    for entry in rustix::fs::Dir::read_from(&directory).context("read the directory of names")? {
+        let entry = entry.context("read the directory of names")?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if let Some(owner) = read(&directory, name) {
+            if !pods.exists(&owner)? {
+                let _ = unlinkat(&directory, name, rustix::fs::AtFlags::empty()); // The next gc tries again.
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A pod lives, for its name, while it is being made, is prepared, or runs.
 fn is_alive(pods: &Pods, uuid: &PodUuid) -> Result<bool> {
     for phase in [Phase::Embryo, Phase::Prepare, Phase::Prepared, Phase::Run] {

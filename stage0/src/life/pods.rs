@@ -102,6 +102,16 @@ impl Pods {
         }
     }
 
+    /// Whether there is a directory of this pod in any phase; looked for in the order in which a pod moves.
+    pub(crate) fn exists(&self, uuid: &PodUuid) -> Result<bool> {
+        for phase in Phase::ALL {
+            if self.open_pod(phase, uuid)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The UUIDs of the pods in a phase, in no order. Other names are none of ours and stay untouched.
     pub(crate) fn uuids(&self, phase: Phase) -> Result<Vec<PodUuid>> {
         let read = || -> rustix::io::Result<Vec<PodUuid>> {

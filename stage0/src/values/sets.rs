@@ -100,8 +100,10 @@ pub(crate) fn errno(name: &str) -> Result<i32, String> {
 pub(crate) struct Insecure {
     /// Images need no trusted signature.
     pub(crate) image: bool,
-    /// Registries may speak plain HTTP, or have any certificate.
-    pub(crate) transport: bool,
+    /// Servers may have any certificate.
+    pub(crate) tls: bool,
+    /// Servers may speak plain HTTP.
+    pub(crate) http: bool,
     /// All capabilities.
     pub(crate) capabilities: bool,
     /// No masked and read-only paths.
@@ -117,13 +119,14 @@ impl Insecure {
         match word {
             InsecureWord::None => self,
             InsecureWord::Image => Self { image: true, ..self },
-            InsecureWord::Transport => Self { transport: true, ..self },
+            InsecureWord::Tls => Self { tls: true, ..self },
+            InsecureWord::Http => Self { http: true, ..self },
             InsecureWord::Capabilities => Self { capabilities: true, ..self },
             InsecureWord::Paths => Self { paths: true, ..self },
             InsecureWord::Seccomp => Self { seccomp: true, ..self },
-            InsecureWord::AllFetch => Self { image: true, transport: true, ..self },
+            InsecureWord::AllFetch => Self { image: true, tls: true, http: true, ..self },
             InsecureWord::AllRun => run,
-            InsecureWord::All => Self { image: true, transport: true, ..run },
+            InsecureWord::All => Self { image: true, tls: true, http: true, ..run },
         }
     }
 }
@@ -135,16 +138,17 @@ pub(crate) enum InsecureWord {
     None,
     /// Run images that nobody signed.
     Image,
-    /// Fetch over plain HTTP, and from servers whose certificate cannot be verified.
-    #[value(alias = "tls", alias = "http")]
-    Transport,
+    /// Fetch from servers whose certificate cannot be verified.
+    Tls,
+    /// Fetch over plain HTTP.
+    Http,
     /// Give the apps all capabilities.
     Capabilities,
     /// Neither hide nor protect paths of /proc and /sys.
     Paths,
     /// No filter of system calls.
     Seccomp,
-    /// image and transport.
+    /// image, tls and http.
     AllFetch,
     /// capabilities, paths and seccomp.
     AllRun,
@@ -182,6 +186,6 @@ mod tests {
     #[test]
     fn insecurity_adds_up() {
         let insecure = Insecure::default().add(InsecureWord::Image).add(InsecureWord::AllRun);
-        assert!(insecure.image && insecure.paths && insecure.seccomp && insecure.capabilities && !insecure.transport);
+        assert!(insecure.image && insecure.paths && insecure.seccomp && insecure.capabilities && !insecure.http);
     }
 }

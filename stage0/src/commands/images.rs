@@ -1,0 +1,184 @@
+//! `pod fetch` and `pod image …`.
+
+use crate::arguments::commands::{Fetch, Format};
+use crate::arguments::globals::Globals;
+use crate::arguments::image_commands::{Image, ImageGc, ImageInspect, ImageList, Images};
+use crate::facts::now_unix_secs;
+use crate::failure::Failure;
+use crate::images;
+use crate::life::pods::Pods;
+use crate::output::{self, Table};
+use anyhow::{Context, Result};
+use contract::dir::{POD, Phase};
+use image_tools::digest::Digest;
+use image_tools::reference::Reference;
+use image_tools::store::{InUse, Store, StoredImage};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// `pod fetch`: one id a line on stdout, nothing else.
+pub(crate) fn fetch(globals: &Globals, arguments: &Fetch) -> Result<()> {
+    let store = images::open(globals)?;
+    for text in &arguments.images {
+        let obtained = images::obtain(&store, text, arguments.pull_policy, globals.insecure())?;
+        output::print(&format!("{}\n", obtained.image.id))?;
+    }
+    Ok(())
+}
+
+/// `pod image …`
+pub(crate) fn image(globals: &Globals, command: &Image) -> Result<()> {
+    match command {
+        Image::List(arguments) => list(globals, arguments),
+        Image::Inspect(arguments) => inspect(globals, arguments),
+        Image::Rm(arguments) => remove(globals, arguments),
+        Image::Gc(arguments) => collect(globals, arguments),
+        Image::Export(_) | Image::Extract(_) | Image::Verify(_) => Err(Failure::new("not there yet").into()),
+    }
+}
+
+/// An image as `image list` shows it.
+#[derive(Serialize)]
+struct View<'a> {
+    id: String,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    size_bytes: u64,
+    imported_unix_secs: u64,
+    last_used_unix_secs: u64,
+    source: &'a str,
+    signatures: usize,
+    insecure: bool,
+}
+
+fn view(image: &StoredImage) -> View<'_> {
+    View {
+        id: image.id.to_string(),
+        name: image.name.as_str(),
+        version: image.version.as_ref().map(|version| version.as_str()),
+        size_bytes: image.size_bytes,
+        imported_unix_secs: image.imported_unix_secs,
+        last_used_unix_secs: image.last_used_unix_secs,
+        source: &image.origin.source,
+        signatures: image.signatures.len(),
+        insecure: image.origin.insecure,
+    }
+}
+
+fn list(globals: &Globals, arguments: &ImageList) -> Result<()> {
+    let mut list = images::store(globals)?.list()?;
+    list.sort_by(|a, b| {
+        a.imported_unix_secs.cmp(&b.imported_unix_secs).then_with(|| a.id.to_string().cmp(&b.id.to_string()))
+    });
+    let views: Vec<View<'_>> = list.iter().map(view).collect();
+    if arguments.format.format != Format::Table {
+        return output::print_json(&views, arguments.format.format);
+    }
+    let (full, now) = (arguments.full, now_unix_secs());
+    let mut table = Table::new(&["ID", "NAME", "SIZE", "IMPORTED", "LAST USED", "SOURCE"], arguments.no_legend);
+    for image in views {
+        let version = image.version.map_or_else(String::new, |version| format!(":{version}"));
+        table.row([
+            if full { image.id } else { image.id.chars().take(7 + 12).collect() },
+            format!("{}{version}{}", image.name, if image.insecure { " (insecure)" } else { "" }),
+            output::size(image.size_bytes, full),
+            output::time(Some(image.imported_unix_secs), now, full),
+            output::time(Some(image.last_used_unix_secs), now, full),
+            image.source.to_owned(),
+        ]);
+    }
+    output::print(&table.render())
+}
+
+/// The image of the store that is meant: an id, the start of one, or a name.
+pub(crate) fn find(store: &image_tools::obtain::Images, text: &str) -> Result<StoredImage> {
+    let context = || format!("image `{}`", crate::escape::escape(text));
+    let id = match images::reference(text)? {
+        Reference::Id(prefix) => store.store.find_id(&prefix).with_context(context)?,
+        Reference::Name(name) => match store.find(&name) {
+            Ok(id) => id,
+            // Hexadecimal digits may be the start of an id that was typed without `sha256:`.
+            Err(error) => {
+                match image_tools::reference::IdPrefix::parse(text).map(|prefix| store.store.find_id(&prefix)) {
+                    Some(Ok(id)) => id,
+                    _ => return Err(error).with_context(context),
+                }
+            }
+        },
+        Reference::Source(_) => {
+            return Err(Failure::new(format!(
+                "`{}` is a source; this command is about images in the store",
+                text.escape_debug()
+            ))
+            .hint("`pod image list` shows their names and ids")
+            .into());
+        }
+    };
+    store.store.image(&id).with_context(context)
+}
+
+fn inspect(globals: &Globals, arguments: &ImageInspect) -> Result<()> {
+    #[derive(Serialize)]
+    struct Inspected<'a> {
+        #[serde(flatten)]
+        view: View<'a>,
+        config: &'a image_tools::config::ImageConfig,
+        layers: &'a [PathBuf],
+        origin: &'a image_tools::store::Origin,
+        #[serde(rename = "signature_documents")]
+        documents: &'a [image_tools::signature::Signature],
+    }
+    let store = images::open(globals)?;
+    let image = find(&store, &arguments.image)?;
+    let inspected = Inspected {
+        view: view(&image),
+        config: &image.config,
+        layers: &image.layers,
+        origin: &image.origin,
+        documents: &image.signatures,
+    };
+    let format = if arguments.format.format == Format::Json { Format::Json } else { Format::JsonPretty };
+    output::print_json(&inspected, format)
+}
+
+fn remove(globals: &Globals, arguments: &Images) -> Result<()> {
+    let store = images::open(globals)?;
+    for text in &arguments.images {
+        let id = find(&store, text)?.id;
+        store.store.remove(&id)?;
+        output::print(&format!("{id}\n"))?;
+    }
+    Ok(())
+}
+
+fn collect(globals: &Globals, arguments: &ImageGc) -> Result<()> {
+    let store = images::store(globals)?;
+    let used = in_use(globals, &store)?;
+    let collected = store.collect(Some(arguments.grace_period / 1000), &used).context("collect images")?;
+    for id in &collected.images {
+        output::print(&format!("{id}\n"))?;
+    }
+    Ok(())
+}
+
+/// What pods of any phase are made of. A pod that is being started holds the store open, so the collection waits for it.
+fn in_use(globals: &Globals, store: &Store) -> Result<InUse> {
+    let mut used = InUse::default();
+    let Some(pods) = Pods::open_existing(&globals.dir)? else { return Ok(used) };
+    for phase in Phase::ALL {
+        for uuid in pods.uuids(phase)? {
+            let Some(pod) = pods.open_pod(phase, &uuid)? else { continue };
+            // A torn pod.json is that of a start that was killed; it runs nothing.
+            let Ok(Some(description)) = pod.read::<contract::pod::Pod>(POD) else { continue };
+            for app in description.apps {
+                if let Ok(id) = Digest::parse(&app.image.id) {
+                    used.paths.insert(image_tools::block::path(store.root(), &id));
+                    used.images.insert(id);
+                }
+                used.paths.extend(app.root.layers);
+            }
+        }
+    }
+    Ok(used)
+}
