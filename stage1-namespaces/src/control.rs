@@ -4,6 +4,7 @@
 //! Nobody is waited for: who does not read is cut off.
 
 use crate::channel::{self, Packet};
+use crate::terminal;
 use anyhow::{Context, Result};
 use contract::control::{MESSAGE_BYTES_MAX, Reply, Request};
 use contract::dir;
@@ -28,6 +29,8 @@ struct Client {
     socket: OwnedFd,
     /// An exec session runs; its number is the client's.
     session: bool,
+    /// The master side of the session's terminal; the client has it too.
+    master: Option<OwnedFd>,
 }
 
 /// What a client wants, or that it is gone.
@@ -76,16 +79,18 @@ impl Control {
         if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
             return Ok(());
         }
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; MESSAGE_BYTES_MAX];
+        }
         if self.clients.len() >= CLIENTS_MAX {
+            // A socket that is closed with something unread gives its peer an error in place of the reply.
+            let _ = channel::receive(socket.as_fd(), &mut self.buffer);
             let message = format!("the pod has {CLIENTS_MAX} control connections already");
             let _ = reply(socket.as_fd(), &Reply::Refused { message }, &[]); // It is cut off either way.
             return Ok(());
         }
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; MESSAGE_BYTES_MAX];
-        }
         let id = self.free_id();
-        self.clients.push(Client { id, socket, session: false });
+        self.clients.push(Client { id, socket, session: false, master: None });
         Ok(())
     }
 
@@ -124,6 +129,23 @@ impl Control {
     pub(crate) fn open_session(&mut self, id: u32) {
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
             client.session = true;
+        }
+    }
+
+    /// The process of session `id` runs, perhaps on a terminal.
+    pub(crate) fn started(&mut self, id: u32, master: Option<OwnedFd>) {
+        let fds: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
+        self.tell(id, &Reply::Started, &fds);
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.master = master;
+        }
+    }
+
+    /// The client's terminal has a new size.
+    pub(crate) fn resize(&self, id: u32, size: (u16, u16)) {
+        let client = self.clients.iter().find(|client| client.id == id);
+        if let Some(master) = client.and_then(|client| client.master.as_ref()) {
+            terminal::set_size(master.as_fd(), size);
         }
     }
 

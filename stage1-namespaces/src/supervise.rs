@@ -134,12 +134,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn wait(&self, first: &OwnedFd) -> Result<Vec<Source>> {
-        let mut sources = vec![Source::First, Source::Signals, Source::Listener];
-        let mut watched = vec![
-            PollFd::new(first, PollFlags::IN),
-            PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::from_borrowed_fd(self.control.listener(), PollFlags::IN),
-        ];
+        let mut sources = vec![Source::First, Source::Signals];
+        let mut watched = vec![PollFd::new(first, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
         let mut watch = |source, fd, flags| {
             sources.push(source);
             watched.push(PollFd::from_borrowed_fd(fd, flags));
@@ -148,6 +144,8 @@ impl<'a> Supervisor<'a> {
             watch(Source::Channel, self.channel.as_fd(), PollFlags::IN);
         }
         self.control.clients().for_each(|(id, fd)| watch(Source::Client(id), fd, PollFlags::IN));
+        // After the clients: who left has made room.
+        watch(Source::Listener, self.control.listener(), PollFlags::IN);
         for (end, fd, flags) in self.terminal.iter().flat_map(Terminal::interests) {
             watch(Source::Terminal(end, flags), fd, flags);
         }
@@ -221,8 +219,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Event::ExecStarted { session } => {
-                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).take(1).collect();
-                self.control.tell(session, &Reply::Started, &fds);
+                self.control.started(session, fds.into_iter().next());
             }
             Event::ExecEnded { session, end } => {
                 self.control.tell(session, &Reply::Exited { end }, &[]);
@@ -249,9 +246,7 @@ impl<'a> Supervisor<'a> {
                 let grace_millis = (self.stops > 0).then_some(0);
                 self.stop(grace_millis);
             } else if signal == Signal::SIGWINCH {
-                if let Some((rows, columns)) = self.terminal.as_ref().map(Terminal::size) {
-                    self.tell_stage2(&Command::Resize { session: 0, rows, columns }, &[]);
-                }
+                self.terminal.iter().for_each(Terminal::resize);
             } else {
                 self.tell_stage2(&Command::Signal { signal: signal as i32 }, &[]);
             }
@@ -316,7 +311,10 @@ impl<'a> Supervisor<'a> {
             }
             Request::Signal { .. } | Request::Resize { .. } if !session => bail!("this connection has no session"),
             Request::Signal { signal } => Command::ExecSignal { session: id, signal },
-            Request::Resize { rows, columns } => Command::Resize { session: id, rows, columns },
+            Request::Resize { rows, columns } => {
+                self.control.resize(id, (rows, columns));
+                return Ok(None);
+            }
         };
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         self.channel.send(&command, &fds)?;

@@ -7,7 +7,7 @@ use contract::pod::{Pod, Stdio};
 use rustix::event::PollFlags;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, Termios, Winsize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 const CHUNK: usize = 4096;
@@ -71,6 +71,13 @@ impl Terminal {
             }
         }
         self.master = Some(master);
+    }
+
+    /// The caller's terminal has a new size; the kernel tells the app.
+    pub(crate) fn resize(&self) {
+        if let Some(master) = &self.master {
+            set_size(master.as_fd(), self.size());
+        }
     }
 
     /// What to wait for.
@@ -181,6 +188,12 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         self.restore();
     }
+}
+
+/// Rows and columns of the terminal that `master` is the other side of.
+pub(crate) fn set_size(master: BorrowedFd<'_>, (rows, columns): (u16, u16)) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let _ = rustix::termios::tcsetwinsize(master, size); // It has hung up; its size does not matter.
 }
 
 /// The same terminal or pipe by an open file description of our own: O_NONBLOCK on the caller's would be seen by the caller.
