@@ -11,6 +11,7 @@ pub mod config;
 pub mod convert;
 pub mod cosign;
 pub mod digest;
+pub mod discovery;
 pub mod extent;
 pub mod flatten;
 pub mod key;

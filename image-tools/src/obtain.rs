@@ -5,6 +5,7 @@
 mod push;
 mod registry;
 mod signatures;
+mod web;
 
 use crate::digest::Digest;
 use crate::name::{ImageName, Version};
@@ -151,28 +152,31 @@ impl Images {
     /// Finds, fetches or imports the image and verifies it.
     pub fn obtain(&self, reference: &Reference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
         match reference {
-            Reference::Id(prefix) => {
-                let id = self.store.find_id(prefix)?;
-                self.stored(&id, prefix.whole().is_some(), insecure)
-            }
-            Reference::Name(name) => self.by_name(name, pull, insecure),
-            Reference::Source(Source::Registry(name)) => self.fetch_name(name, pull, insecure),
-            Reference::Source(Source::Url(url)) => self.fetch_url(url, pull, insecure),
+            // An id only finds what is here: whoever printed it may have been told it by the image. It is no pin.
+            Reference::Id(prefix) => self.stored(&self.store.find_id(prefix)?, false, insecure),
+            Reference::Name(name) => self.by_name(name, pull, insecure, Self::fetch_name),
+            Reference::Source(Source::Registry(name)) => self.by_name(name, pull, insecure, Self::fetch_host),
+            Reference::Source(Source::Url(url)) => self.fetch_web(url, None, pull, insecure),
             Reference::Source(source) => self.import(source, insecure),
         }
     }
 
-    fn by_name(&self, name: &NameReference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
+    fn by_name(
+        &self,
+        name: &NameReference,
+        pull: PullPolicy,
+        insecure: Insecure,
+        fetch: impl Fn(&Self, &NameReference, PullPolicy, Insecure) -> Result<Obtained, ObtainError>,
+    ) -> Result<Obtained, ObtainError> {
         if pull == PullPolicy::Update {
-            return self.fetch_name(name, pull, insecure);
+            return fetch(self, name, pull, insecure);
         }
-        match self.find(name) {
-            Ok(id) => self.stored(&id, name.digest.is_some(), insecure),
+        match self.find(name).and_then(|id| self.stored(&id, name.digest.is_some(), insecure)) {
             Err(ObtainError::Store(StoreError::Missing(_)) | ObtainError::Digest { .. }) if pull == PullPolicy::New => {
-                self.fetch_name(name, pull, insecure)
+                fetch(self, name, pull, insecure)
             }
             Err(ObtainError::Store(StoreError::Missing(_))) => Err(ObtainError::Absent(name.to_string())),
-            Err(error) => Err(error),
+            result => result,
         }
     }
 
@@ -215,8 +219,16 @@ impl Images {
     }
 
     fn import(&self, source: &Source, insecure: Insecure) -> Result<Obtained, ObtainError> {
-        let opened = SourceImage::open(source, oci::host_architecture())?;
-        let (name, version) = name_of(source, &opened);
+        self.import_opened(&SourceImage::open(source, oci::host_architecture())?, source, insecure)
+    }
+
+    fn import_opened(
+        &self,
+        opened: &SourceImage,
+        source: &Source,
+        insecure: Insecure,
+    ) -> Result<Obtained, ObtainError> {
+        let (name, version) = name_of(source, opened);
         let subject = match &opened.content {
             Content::Native { manifest, config } => {
                 let (_, config) = parse_native(manifest, config)?;
@@ -249,24 +261,33 @@ impl Images {
             pinned: false,
             insecure: trust == Trust::Insecure,
         };
-        let image = self.store.import(&opened, &name, version.as_ref(), origin)?;
+        let image = self.store.import(opened, &name, version.as_ref(), origin)?;
         Ok(Obtained { image, trust, audit })
     }
 
+    /// A name may be that of a repository at a registry or, where its host is none, of files on the web.
     fn fetch_name(&self, name: &NameReference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
-        self.fetch_registry(name, pull, insecure, &Platform::host())
+        match self.fetch_host(name, pull, insecure) {
+            Err(ObtainError::Registry(error)) if name.name.host().is_some() && error.may_be_a_website() => {
+                match self.discover(name, pull, insecure) {
+                    Ok(Some(obtained)) => Ok(obtained),
+                    Err(ObtainError::Registry(_)) | Ok(None) => Err(error.into()),
+                    Err(other) => Err(other),
+                }
+            }
+            result => result,
+        }
     }
 
-    fn fetch_url(&self, url: &str, _pull: PullPolicy, _insecure: Insecure) -> Result<Obtained, ObtainError> {
-        Err(ObtainError::Absent(url.to_owned()))
+    fn fetch_host(&self, name: &NameReference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
+        self.fetch_registry(name, pull, insecure, &Platform::host())
     }
 
     /// Whether the image may run, and what an audit has to say about it.
     fn judge(&self, claim: &Claim<'_>) -> Result<(Trust, Option<String>), ObtainError> {
-        let verdict = if claim.pinned {
-            self.policy.judge_pinned(claim.subject)
-        } else {
-            self.policy.judge(claim.subject, claim.signatures, Timestamp::now())
+        let verdict = match self.policy.judge(claim.subject, claim.signatures, Timestamp::now()) {
+            Err(_) if claim.pinned => self.policy.judge_pinned(claim.subject),
+            verdict => verdict,
         };
         let verdict = match verdict {
             Ok(verdict) => verdict,

@@ -37,6 +37,12 @@ impl Progress {
         Self { title: title.to_owned(), bars, _group: group, terminal, begun: Instant::now() }
     }
 
+    /// One bar for one file.
+    pub(crate) fn file(path: &std::path::Path, size: Option<u64>) -> Self {
+        let digest = crate::digest::Digest::of(path.as_os_str().as_encoded_bytes());
+        Self::new("", &[Descriptor::new("", digest, size.unwrap_or(0))])
+    }
+
     /// Counts what is read of a layer, which begins at `offset`.
     pub(crate) fn watch<R: Read>(&self, layer: usize, offset: u64, reader: R) -> Watched<R> {
         let bar = self.bars[layer].clone();

@@ -19,6 +19,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod web;
 
 pub use blob::BlobReader;
 pub use download::{Download, Partial};
@@ -27,6 +28,7 @@ pub use manifest::{Document, NATIVE_TYPE, Platform, RemoteImage};
 pub use push::Upload;
 pub use referrers::fallback_tag;
 pub use settings::{Mirror, RegistryRule, Settings};
+pub use web::{Content, Known, Page};
 
 use crate::name::ImageName;
 use endpoint::Endpoint;

@@ -100,6 +100,11 @@ impl Images {
             insecure: *trust == Trust::Insecure,
         };
         let image = self.store.add_image(&Documents { manifest, config, signatures, origin })?;
+        let asked = canonical_name(&wanted.name);
+        if image.name != asked {
+            // A native image keeps its own name, and is found again by the one it was asked for.
+            self.store.set_name(&asked, wanted.version.as_ref(), &image.id)?;
+        }
         progress.finish();
         Ok(image)
     }

@@ -119,6 +119,11 @@ impl RegistryError {
         }
     }
 
+    /// Whether the host seems to be no registry, but could be a web server.
+    pub(crate) fn may_be_a_website(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Malformed { .. } | Self::Status { .. })
+    }
+
     /// Whether the same request may succeed a moment later.
     pub(super) fn is_passing(&self) -> bool {
         match self {

@@ -32,6 +32,8 @@ pub(super) struct Request<'a> {
     pub(super) method: &'a str,
     pub(super) accept: &'a [&'a str],
     pub(super) range_from: Option<u64>,
+    /// `If-None-Match` or `If-Range`, and its value.
+    pub(super) condition: Option<(&'a str, &'a str)>,
     pub(super) authorization: Option<String>,
     /// Content type and bytes.
     pub(super) body: Option<(&'a str, &'a [u8])>,
@@ -39,7 +41,7 @@ pub(super) struct Request<'a> {
 
 impl Default for Request<'_> {
     fn default() -> Self {
-        Self { method: "GET", accept: &[], range_from: None, authorization: None, body: None }
+        Self { method: "GET", accept: &[], range_from: None, condition: None, authorization: None, body: None }
     }
 }
 
@@ -212,6 +214,9 @@ fn run(
     }
     if let Some(from) = request.range_from {
         builder = builder.header(header::RANGE, format!("bytes={from}-"));
+    }
+    if let Some((name, value)) = request.condition {
+        builder = builder.header(name, value);
     }
     match request.body {
         Some((content_type, bytes)) => agent.run(builder.header(header::CONTENT_TYPE, content_type).body(bytes)?),

@@ -42,7 +42,7 @@ impl Store {
     }
 
     /// Makes the name mean `id`, with its version and as the newest.
-    pub(super) fn set_name(&self, name: &ImageName, version: Option<&Version>, id: &Digest) -> Result<(), StoreError> {
+    pub(crate) fn set_name(&self, name: &ImageName, version: Option<&Version>, id: &Digest) -> Result<(), StoreError> {
         let what = || format!("set the image name `{name}`");
         let directory = self.root.join("names").join(name.as_str());
         let mut builder = std::fs::DirBuilder::new();
