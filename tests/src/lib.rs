@@ -10,6 +10,7 @@ pub mod image;
 mod leftovers;
 mod outcome;
 mod running;
+pub mod testbed;
 
 pub use apps::{PodBuilder, Ran};
 pub use fixture::{Key, PROBE, Test, executables, probe_bytes, probe_layer, probe_recipe};
