@@ -59,7 +59,7 @@ pub(crate) fn obtain(images: &Images, text: &str, pull: Pull, insecure: Insecure
 }
 
 /// image-tools' error with its advice.
-fn failure(error: ObtainError) -> anyhow::Error {
+pub(crate) fn failure(error: ObtainError) -> anyhow::Error {
     let hint = error.hint();
     let error = anyhow::Error::new(error);
     match hint {

@@ -2,6 +2,7 @@
 
 pub(crate) mod about;
 pub(crate) mod exec;
+pub(crate) mod image_trust;
 pub(crate) mod images;
 pub(crate) mod pods;
 pub(crate) mod run;
