@@ -10,6 +10,8 @@ use image_tools::reference::Reference;
 use image_tools::store::{InUse, Store};
 use image_tools::trust::{Policy, TrustDirs};
 
+#[path = "registry/certificates.rs"]
+mod certificates;
 #[path = "registry/layout.rs"]
 mod layout;
 #[path = "registry/server.rs"]
@@ -53,7 +55,7 @@ fn twenty_killed_fetches_leave_nothing_but_progress() {
     let from = layout::layout(&root.path().join("layout"), &content);
     let name = format!("{}/big:1", server.host);
     let to = format!("docker://{name}");
-    server::run(&mut server::skopeo(&server, &["copy", &format!("oci:{}", from.display()), &to]));
+    certificates::run(&mut server::skopeo(&server, &["copy", &format!("oci:{}", from.display()), &to]));
 
     let mut finished = 0;
     for kill in 0..KILLS {
