@@ -10,12 +10,14 @@ pub mod image;
 mod leftovers;
 mod outcome;
 mod running;
+mod terminal;
 pub mod testbed;
 
 pub use apps::{PodBuilder, Ran};
 pub use fixture::{Key, PROBE, Test, executables, probe_bytes, probe_layer, probe_recipe};
 pub use outcome::Outcome;
 pub use running::Running;
+pub use terminal::Terminal;
 
 /// Set by the full run: what would skip fails instead.
 const FULL: &str = "POD_TESTS_FULL";

@@ -11,6 +11,7 @@ mod life;
 mod limits;
 mod outcome;
 mod several;
+mod terminals;
 mod trust;
 mod users;
 mod volumes;
