@@ -7,6 +7,7 @@ mod bad_input;
 mod confinement;
 mod environment;
 mod hostile;
+mod lies;
 mod life;
 mod limits;
 mod outcome;
