@@ -9,6 +9,9 @@ use std::time::Duration;
 use tests::image::digest;
 use tests::{Test, probe_bytes, probe_recipe, stage_test};
 
+/// A name, and what is made untrue.
+type Lie<T> = (&'static str, fn(&mut T));
+
 /// An OCI layout whose documents can be changed: each change gives new digests upwards, so that only the lie is wrong.
 struct Layout {
     directory: PathBuf,
@@ -92,7 +95,7 @@ stage_test!(an_honest_layout_is_taken, |t| {
 
 // Size lies in both directions, and content that only begins as its digest says.
 stage_test!(descriptors_that_lie_are_refused, |t| {
-    let changes: [(&str, fn(&mut Layout)); 9] = [
+    let changes: [Lie<Layout>; 9] = [
         ("layer-short", |layout| layout.manifest["layers"][0]["size"] = json!(512)),
         ("layer-long", |layout| layout.manifest["layers"][0]["size"] = json!(1_u64 << 40)),
         ("layer-zero", |layout| layout.manifest["layers"][0]["size"] = json!(0)),
@@ -100,7 +103,7 @@ stage_test!(descriptors_that_lie_are_refused, |t| {
         ("layer-digest", |layout| layout.manifest["layers"][0]["digest"] = json!(digest(b"other"))),
         ("layer-path", |layout| layout.manifest["layers"][0]["digest"] = json!("sha256:../../../../etc/passwd")),
         ("layer-algorithm", |layout| {
-            layout.manifest["layers"][0]["digest"] = json!("md5:d41d8cd98f00b204e9800998ecf8427e")
+            layout.manifest["layers"][0]["digest"] = json!("md5:d41d8cd98f00b204e9800998ecf8427e");
         }),
         ("config-short", |layout| layout.manifest["config"]["size"] = json!(1)),
         ("config-digest", |layout| layout.manifest["config"]["digest"] = json!(digest(b"other"))),
@@ -116,7 +119,7 @@ stage_test!(descriptors_that_lie_are_refused, |t| {
     layout.write_configuration();
     let source = layout.write(|_| {});
     refused(t, "diff-id", &source);
-    let changes: [(&str, fn(&mut Value)); 3] = [
+    let changes: [Lie<Value>; 3] = [
         ("manifest-size", |descriptor| descriptor["size"] = json!(descriptor["size"].as_u64().unwrap() + 1)),
         ("manifest-digest", |descriptor| descriptor["digest"] = json!(digest(b"other"))),
         ("manifest-traversal", |descriptor| descriptor["digest"] = json!("sha256:..%2f..%2fx")),
@@ -143,12 +146,12 @@ stage_test!(a_blob_changed_in_place_is_refused, |t| {
 
 // CVE-2021-41190: one document that is a manifest to one reader and an index to another.
 stage_test!(cve_2021_41190_documents_of_two_types_are_refused, |t| {
-    let changes: [(&str, fn(&mut Layout)); 4] = [
+    let changes: [Lie<Layout>; 4] = [
         ("both", |layout| layout.manifest["manifests"] = json!([])),
         ("type", |layout| layout.manifest["mediaType"] = json!("application/vnd.oci.image.index.v1+json")),
         ("schema", |layout| layout.manifest["schemaVersion"] = json!(1)),
         ("config-type", |layout| {
-            layout.manifest["config"]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar")
+            layout.manifest["config"]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
         }),
     ];
     for (name, change) in changes {
