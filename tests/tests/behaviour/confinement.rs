@@ -145,6 +145,10 @@ stage_test!(namespaces_are_the_pods_own, |t| {
     for name in ["pid", "mnt", "ipc", "uts", "net", "cgroup"] {
         let host = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string();
         let inside = report["namespaces"][name].as_str().unwrap();
+        if t.stage1() == "kvm" {
+            // Another kernel counts its namespaces from the same number.
+            continue;
+        }
         assert!(!inside.is_empty() && inside != host, "{name}: {inside}");
     }
     let processes = report["processes"].as_object().unwrap();
@@ -173,7 +177,7 @@ stage_test!(the_network_is_loopback_only, |t| {
     assert!(interfaces[0]["addresses"].to_string().contains("127.0.0.1"));
 });
 
-stage_test!(the_hosts_network_is_shared_if_asked, |t| {
+stage_test!(the_hosts_network_is_shared_if_asked, needs[HostNetwork], |t| {
     let report = t.pod().net("host").app("a", "report").run();
     let host = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
     assert_eq!(report.assert_exit(0).json()["namespaces"]["net"], host);
@@ -250,7 +254,7 @@ stage_test!(devices_are_the_standard_ones, |t| {
     assert!(strangers.is_empty(), "{strangers:?}");
 });
 
-stage_test!(other_devices_cannot_be_opened, |t| {
+stage_test!(other_devices_cannot_be_opened, needs[Devices], |t| {
     let report = report(t, "");
     for name in ["c 1:1 mem", "c 10:232 kvm", "c 1:11 kmsg", "b 254:0 disk", "b 7:0 loop"] {
         let verdict = &report["mknod"][name];

@@ -69,7 +69,7 @@ stage_test!(cve_2022_27649_no_inheritable_capabilities, |t| {
     }
 });
 
-stage_test!(a_user_namespace_maps_root_to_nobody_of_the_host, |t| {
+stage_test!(a_user_namespace_maps_root_to_nobody_of_the_host, needs[PrivateUsers], |t| {
     let pod = t.pod().flag("--private-users").app("a", "report").run();
     let report = pod.assert_exit(0).json();
     assert_eq!(report["uid"][0], 0);
@@ -81,7 +81,7 @@ stage_test!(a_user_namespace_maps_root_to_nobody_of_the_host, |t| {
     assert_ne!(report["namespaces"]["user"], host.display().to_string());
 });
 
-stage_test!(a_user_namespace_keeps_the_owners_of_the_image, |t| {
+stage_test!(a_user_namespace_keeps_the_owners_of_the_image, needs[PrivateUsers], |t| {
     let words = "file-stat /home/alice/owned then file-stat /probe then file-write /etc/new x then file-stat /etc/new";
     let pod = t.pod().flag("--private-users").app("a", words).run();
     pod.assert_exit(0).assert_stdout("1000:50 0640\n0:0 0755\n0:0 0644");
