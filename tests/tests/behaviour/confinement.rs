@@ -157,7 +157,9 @@ stage_test!(namespaces_are_the_pods_own, |t| {
 });
 
 stage_test!(two_apps_share_all_but_mounts_and_cgroup, |t| {
-    let pod = t.pod().app("a", "report").app("b", "report").run();
+    // One after the other, because a report is longer than what a pipe takes in one piece.
+    let pod = t.pod().flag("--volume=v,kind=empty --mount=volume=v,target=/v");
+    let pod = pod.app("a", "report then file-write /v/done x").app("b", "file-await /v/done then report").run();
     pod.assert_exit(0);
     let reports: Vec<Value> = pod.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for name in ["pid", "ipc", "uts", "net"] {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use tests::image::Layer;
 use tests::{Outcome, Test, probe_bytes, probe_recipe, stage_test};
 
@@ -189,16 +190,24 @@ stage_test!(each_refusal_has_its_own_sentence, |t| {
     t.sign(&foreign, &stranger);
     refuse(&run(t, &foreign));
     let expired = unsigned(t, "example.com/expired:1");
-    let sign = [
-        "sign",
-        "--key",
-        &key.secret.display().to_string(),
-        "--expires",
-        "2020-01-01T00:00:00Z",
-        &expired.display().to_string(),
-    ];
-    t.tools(sign).assert_exit(0);
+    // Nobody can sign what has expired already, so this one expires while we look.
+    let soon = SystemTime::now() + Duration::from_secs(2);
+    let seconds = soon.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let time =
+        Outcome::of(std::process::Command::new("date").args(["--utc", &format!("--date=@{seconds}"), "+%FT%TZ"]));
+    let secret = key.secret.display().to_string();
+    let file = expired.display().to_string();
+    t.tools(["sign", "--key", &secret, "--expires", time.assert_exit(0).stdout.trim(), &file]).assert_exit(0);
+    while SystemTime::now() <= soon + Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     refuse(&run(t, &expired));
+    let revoked = unsigned(t, "example.com/revoked:1");
+    t.sign(&revoked, &key);
+    run(t, &revoked).assert_exit(0);
+    let id = key_id(&t.cli(["trust", "list", "--format=json"]).assert_exit(0).json()).expect("a key id in the list");
+    t.cli(["trust", "revoke", &id]).assert_exit(0);
+    refuse(&run(t, &revoked));
     assert_eq!(sentences.len(), count, "{sentences:#?}");
 });
 

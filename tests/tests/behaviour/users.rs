@@ -15,7 +15,7 @@ stage_test!(users_are_names_numbers_or_owners_of_paths, |t| {
         ("--user=alice --group=audio", 1000, 29, json!([])),
         ("--user=4242", 4242, 0, json!([])),
         ("--user=4242:4243", 4242, 4243, json!([])),
-        ("--user=/home/alice/owned", 1000, 1000, json!([29, 50])),
+        ("--user=/home/alice/owned", 1000, 50, json!([29, 50])),
         ("--user=alice --group=/home/alice/owned", 1000, 50, json!([])),
         ("--user=alice --supplementary-gids=77", 1000, 1000, json!([29, 50, 77])),
     ];
