@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use image_tools::key::SecretKey;
+use image_tools::name::ImageName;
 use image_tools::obtain::{Images, Insecure, ObtainError, Obtained, PullPolicy};
 use image_tools::oci::host_architecture;
 use image_tools::reference::Reference;
@@ -88,8 +89,9 @@ fn a_name_is_found_on_the_web_and_must_be_the_images_own() {
     let key = SecretKey::generate().expect("entropy");
     let (host, name) = (&site.host, format!("{}/app", site.host));
     let places = format!(
-        r#"{{"version":1,"images":[{{"prefix":"{host}","url":"https://{host}/{{base}}-{{version}}-{{os}}-{{arch}}.{{ext}}"}}]}}"#
+        r#"{{"version":1,"images":[{{"prefix":"{host}","url":"https://{host}/{{base}}-{{version}}-{{os}}-{{arch}}.{{ext}}"}}],"keys":[{{"prefix":"{host}","url":"https://{host}/key.pub"}}]}}"#
     );
+    site.write("key.pub", format!("{}\n", key.public().to_line()).as_bytes());
     site.write(".well-known/pod-discovery.json", places.as_bytes());
     let (pod, sig) = native::image(site.root.path(), &key, &name, "found");
     let file = |base: &str, version: &str| format!("{base}-{version}-linux-{}.pod", host_architecture());
@@ -105,6 +107,11 @@ fn a_name_is_found_on_the_web_and_must_be_the_images_own() {
     let obtained = site.obtain(&format!("{name}:1.0")).expect("found");
     assert_eq!(obtained.image.name.as_str(), name);
     assert_eq!(fs::read_to_string(obtained.image.layers[1].join("app")).expect("file"), "found");
+    let store = Store::open(&site.root.path().join("store")).expect("store");
+    let images = Images { store, policy: Policy::load(&site.dirs) };
+    let prefix = ImageName::parse(&name).expect("name");
+    let keys = images.discover_keys(&prefix, Insecure::default()).expect("keys");
+    assert_eq!(keys, [(format!("https://{host}/key.pub"), format!("{}\n", key.public().to_line()))]);
     for wanted in [format!("{name}:2.0"), format!("{host}/other:1.0")] {
         let error = site.obtain(&wanted).expect_err("another image").to_string();
         assert!(error.contains("calls itself") && error.contains("was asked for"), "{error}");
