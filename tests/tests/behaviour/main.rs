@@ -6,6 +6,7 @@
 mod bad_input;
 mod confinement;
 mod environment;
+mod first_process;
 mod hostile;
 mod lies;
 mod life;
