@@ -12,7 +12,6 @@ mod control;
 mod hypervisor;
 mod initramfs;
 mod kernel;
-mod kernel_modules;
 mod plan;
 mod qemu;
 mod record;

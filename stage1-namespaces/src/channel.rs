@@ -78,7 +78,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Packe
             fds.extend(rights);
         }
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    // The kernel rounds the room for fds up, so one more than was meant may come without a sign.
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || fds.len() > FDS_RECEIVED_MAX {
         bail!("a packet is longer than {} bytes or carries more than {FDS_RECEIVED_MAX} fds", buffer.len());
     }
     // An empty packet and the end look the same; no message is empty.
@@ -128,5 +129,59 @@ impl Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(bytes: &[u8], fds: usize) -> Result<Received> {
+        let (ours, theirs) = pair().unwrap();
+        let fd = rustix::io::dup(&theirs).unwrap();
+        send(theirs.as_fd(), bytes, &vec![fd.as_fd(); fds]).unwrap();
+        Channel::new(ours).receive()
+    }
+
+    #[test]
+    fn events_pass() {
+        let event = received(br#"{"event":"started","app":"a"}"#, 1).unwrap();
+        assert!(matches!(event, Received::Event(Event::Started { .. }, fds) if fds.len() == 1));
+        let (ours, theirs) = pair().unwrap();
+        drop(theirs);
+        assert!(matches!(Channel::new(ours).receive(), Ok(Received::End)));
+    }
+
+    #[test]
+    fn what_is_no_event_is_an_error() {
+        for bytes in [
+            &b"x"[..],
+            b"{}",
+            br#"{"event":"started"}"#,
+            br#"{"event":"started","app":"../x"}"#,
+            br#"{"event":"started","app":"a","more":1}"#,
+            br#"{"event":"ended","app":"a","end":{"code":256},"again":false}"#,
+            b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+        ] {
+            assert!(received(bytes, 0).is_err(), "{}", String::from_utf8_lossy(bytes));
+        }
+        assert!(received(br#"{"event":"started","app":"a"}"#, 4).is_err(), "more fds than any event carries");
+    }
+
+    #[test]
+    fn a_long_packet_is_an_error() {
+        let (ours, theirs) = pair().unwrap();
+        send(theirs.as_fd(), &[b' '; 32], &[]).unwrap();
+        assert!(receive(ours.as_fd(), &mut [0; 16]).is_err());
+    }
+
+    #[test]
+    fn fds_beyond_one_packet_follow() {
+        let (ours, theirs) = pair().unwrap();
+        let fds = vec![theirs.as_fd(); FDS_MAX + 1];
+        command(theirs.as_fd(), &Command::Stop { grace_millis: None }, &fds).unwrap();
+        // Nobody receives so many but stage2; that they came in two packets is what counts.
+        assert!(receive(ours.as_fd(), &mut [0; 64]).is_err());
+        assert!(matches!(receive(ours.as_fd(), &mut [0; 64]), Ok(Packet::Message(fds, 1)) if fds.len() == 1));
     }
 }

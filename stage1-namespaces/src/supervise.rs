@@ -8,6 +8,7 @@ use crate::control::{Control, Heard};
 use crate::record::Statuses;
 use crate::report::Outcome;
 use crate::spawn::Child;
+use crate::sys;
 use crate::terminal::{End, Terminal};
 use anyhow::{Context, Result, bail};
 use contract::channel::{Command, Event};
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant, SystemTime};
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 /// A start is written down when the app has lived this long, or has ended: most short apps need one file, not two.
 const RECORD_DELAY: Duration = Duration::from_millis(20);
+/// When nothing has happened for this long, the supervisor gives its memory back.
+const SETTLE_DELAY: Duration = Duration::from_secs(1);
 /// At most this many events are taken before others get their turn.
 const EVENTS_IN_TURN: usize = 64;
 
@@ -55,6 +58,10 @@ pub(crate) struct Supervisor<'a> {
     /// When the pod is killed.
     kill_at: Option<Instant>,
     stops: u32,
+    /// When it is time to give memory back.
+    settle_at: Option<Instant>,
+    /// That time has come.
+    settled: bool,
 }
 
 /// What one waiting was ended by.
@@ -92,6 +99,8 @@ impl<'a> Supervisor<'a> {
             failure: None,
             kill_at: None,
             stops: 0,
+            settle_at: Some(Instant::now() + SETTLE_DELAY),
+            settled: false,
         }
     }
 
@@ -112,12 +121,20 @@ impl<'a> Supervisor<'a> {
     /// Waits once and handles what happened. True: PID 1 is dead.
     fn turn(&mut self, first: &OwnedFd) -> Result<bool> {
         let ready = self.wait(first)?;
+        let now = Instant::now();
+        self.settled = false;
         if ready.is_empty() {
             self.statuses.write(self.directory.as_fd())?;
+        } else {
+            self.settle_at = Some(now + SETTLE_DELAY);
         }
-        if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+        if self.kill_at.is_some_and(|at| at <= now) {
             kill(first)?;
             self.kill_at = None;
+        }
+        if self.settle_at.is_some_and(|at| at <= now) {
+            self.settle_at = None;
+            self.settled = true;
         }
         let mut dead = false;
         for source in ready {
@@ -149,7 +166,12 @@ impl<'a> Supervisor<'a> {
         for (end, fd, flags) in self.terminal.iter().flat_map(Terminal::interests) {
             watch(Source::Terminal(end, flags), fd, flags);
         }
-        match rustix::event::poll(&mut watched, self.timeout().as_ref()) {
+        let timeout = self.timeout();
+        if self.settled {
+            // Right before the call that waits, so that no more than its own page comes back.
+            sys::drop_code();
+        }
+        match rustix::event::poll(&mut watched, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("wait for the pod"),
         }
@@ -164,8 +186,9 @@ impl<'a> Supervisor<'a> {
 
     fn timeout(&self) -> Option<Timespec> {
         let record = self.statuses.unwritten().then_some(RECORD_DELAY);
-        let kill = self.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = record.into_iter().chain(kill).min()?;
+        let times = [self.kill_at, self.settle_at].into_iter().flatten();
+        let until = times.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = record.into_iter().chain(until).min()?;
         Some(Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: wait.subsec_nanos().into(),

@@ -118,6 +118,25 @@ pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     check(result.into())
 }
 
+unsafe extern "C" {
+    /// Where the linker put the first read-only segment of this program.
+    static __executable_start: u8;
+    /// The end of its last read-only segment.
+    static etext: u8;
+}
+
+/// Unmaps this program's code and constants until they are used again: for a process that waits, they are most of its memory.
+pub(crate) fn drop_code() {
+    const PAGE: usize = 4096;
+    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
+    let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+    if start < end {
+        // SAFETY: the linker puts read-only segments first, so the pages between the two symbols are unwritten pages of a
+        // private mapping of this program's file, and the kernel brings back the same bytes at the next access.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}
+
 fn check(result: libc::c_long) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
