@@ -12,7 +12,7 @@ use contract::name::AppName;
 use contract::pod::{Restart, Rlimit, Tmpfs};
 
 /// What is said about one app, after its image.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "App options (after the image they are for)")]
 pub(crate) struct AppFlags {
     /// Name of the app (otherwise from the image's name)

@@ -16,6 +16,7 @@ use clap::{Args, FromArgMatches};
 use globals::Globals;
 use pod_flags::PodFlags;
 use split::Flags;
+use std::cell::LazyCell;
 use tree::{Command, PodCommand};
 
 /// What the user asked for.
@@ -87,8 +88,14 @@ pub(crate) fn parse(argv: &[String]) -> Result<Arguments, (Option<&'static str>,
 }
 
 fn parse_pod(tokens: &[String], name: &'static str) -> Result<Arguments, Failure> {
-    let (pod_command, app_command) = (tree::pod_flags(name), tree::app_flags(name));
-    let split = split::split(tokens, &Flags::of(&pod_command), &Flags::of(&app_command))?;
+    let pod_command = tree::pod_flags(name);
+    let pod_flags = Flags::of(&pod_command);
+    // Most starts have no flag after the image, and then nothing of this is needed.
+    let app = LazyCell::new(|| {
+        let command = tree::app_flags(name);
+        (Flags::of(&command), command)
+    });
+    let split = split::split(tokens, &|flag| pod_flags.takes_value(flag), &|flag| app.0.takes_value(flag))?;
     if split.help {
         let globals = matches::<Globals>(pod_command, &[], name)?;
         let long = tokens.iter().any(|token| token == "--help");
@@ -100,7 +107,10 @@ fn parse_pod(tokens: &[String], name: &'static str) -> Result<Arguments, Failure
     let pod = PodFlags::from_arg_matches(&pod_matches).map_err(of_clap)?;
     let mut apps = Vec::with_capacity(split.segments.len());
     for segment in split.segments {
-        let flags = matches::<AppFlags>(app_command.clone(), &segment.flags, name)?;
+        let flags = match segment.flags.as_slice() {
+            [] => AppFlags::default(),
+            flags => matches::<AppFlags>(app.1.clone(), flags, name)?,
+        };
         apps.push(AppArguments { image: segment.image, flags, arguments: segment.arguments });
     }
     if apps.is_empty() {
@@ -188,6 +198,12 @@ mod tests {
             let error = parsed(line).unwrap_err();
             assert!(!error.contains('\n') && !error.is_empty(), "{line}: {error:?}");
         }
+    }
+
+    #[test]
+    fn no_flags_mean_what_clap_means_by_none() {
+        let parsed = matches::<AppFlags>(tree::app_flags("run"), &[], "run").unwrap();
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", AppFlags::default()));
     }
 
     #[test]

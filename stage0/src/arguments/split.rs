@@ -4,7 +4,6 @@
 //! is decided here. The order matters to users of rkt, so it is a table of tests and not a property of a parser.
 
 use crate::failure::Failure;
-use std::collections::HashMap;
 
 /// One image with what follows it.
 #[derive(Debug, Default, PartialEq)]
@@ -31,13 +30,14 @@ pub(crate) struct Split {
 /// Which flags there are, and which of them take the next token as their value.
 #[derive(Debug, Default)]
 pub(crate) struct Flags {
-    takes_value: HashMap<String, bool>,
+    /// A list, because it is built for each start and searched a few times only.
+    takes_value: Vec<(String, bool)>,
 }
 
 impl Flags {
     /// From clap's definitions, so that there is one list of flags.
     pub(crate) fn of(command: &clap::Command) -> Self {
-        let mut takes_value = HashMap::new();
+        let mut takes_value = Vec::with_capacity(128);
         for argument in command.get_arguments().filter(|argument| !argument.is_positional()) {
             let value = argument.get_action().takes_values() && !argument.is_require_equals_set();
             let longs = argument.get_long().into_iter().chain(argument.get_all_aliases().unwrap_or_default());
@@ -50,12 +50,15 @@ impl Flags {
 
     /// `None`: no such flag.
     pub(crate) fn takes_value(&self, name: &str) -> Option<bool> {
-        self.takes_value.get(name).copied()
+        self.takes_value.iter().find(|(known, _)| known == name).map(|(_, takes)| *takes)
     }
 }
 
+/// The answer of [`Flags::takes_value`], asked only when it is needed.
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<bool>;
+
 /// Takes the tokens after the command's name apart.
-pub(crate) fn split(tokens: &[String], pod: &Flags, app: &Flags) -> Result<Split, Failure> {
+pub(crate) fn split(tokens: &[String], pod: Lookup<'_>, app: Lookup<'_>) -> Result<Split, Failure> {
     let mut split = Split::default();
     let mut rest = tokens.iter();
     let mut had_arguments = false;
@@ -87,8 +90,8 @@ pub(crate) fn split(tokens: &[String], pod: &Flags, app: &Flags) -> Result<Split
 fn take_flag<'a>(
     token: &str,
     rest: &mut impl Iterator<Item = &'a String>,
-    pod: &Flags,
-    app: &Flags,
+    pod: Lookup<'_>,
+    app: Lookup<'_>,
     split: &mut Split,
 ) -> Result<(), Failure> {
     if let Some(long) = token.strip_prefix("--") {
@@ -118,12 +121,13 @@ fn take_flag<'a>(
 fn owner<'s>(
     token: &str,
     name: &str,
-    pod: &Flags,
-    app: &Flags,
+    pod: Lookup<'_>,
+    app: Lookup<'_>,
     split: &'s mut Split,
 ) -> Result<(bool, &'s mut Vec<String>), Failure> {
     let shown = token.split('=').next().unwrap_or(token).escape_debug().to_string();
-    match (split.segments.last_mut(), app.takes_value(name), pod.takes_value(name)) {
+    let of_app = if split.segments.is_empty() && pod(name).is_some() { None } else { app(name) };
+    match (split.segments.last_mut(), of_app, pod(name)) {
         (Some(segment), Some(takes), _) => Ok((takes, &mut segment.flags)),
         (_, _, Some(takes)) => Ok((takes, &mut split.flags)),
         (None, Some(_), None) => Err(Failure::usage(format!("`{shown}` must follow an image"))
@@ -149,7 +153,7 @@ mod tests {
         let tokens: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let pod = flags(&[("name", true), ("net", true), ("interactive", false), ("i", false), ("v", true)]);
         let app = flags(&[("name", true), ("user", true), ("u", true), ("readonly-rootfs", false), ("e", true)]);
-        split(&tokens, &pod, &app)
+        split(&tokens, &|name| pod.takes_value(name), &|name| app.takes_value(name))
     }
 
     fn shown(line: &str) -> String {

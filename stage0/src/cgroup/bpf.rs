@@ -145,4 +145,22 @@ mod tests {
         }
         assert_eq!(verdict(&program(&[]), 2 | read << 16, 1, 3), 0);
     }
+
+    #[test]
+    fn the_kernel_takes_the_program() {
+        use std::os::fd::AsFd;
+        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(std::path::Path::new);
+        let Some(root) = root.into_iter().find(|root| root.join("cgroup.controllers").exists()) else {
+            eprintln!("skip: no cgroup v2");
+            return;
+        };
+        let cgroup = root.join(format!("pod-test-{}", std::process::id()));
+        if let Err(error) = std::fs::create_dir(&cgroup) {
+            eprintln!("skip: make a cgroup: {error}");
+            return;
+        }
+        let attached = std::fs::File::open(&cgroup).and_then(|directory| attach(directory.as_fd(), &STANDARD));
+        std::fs::remove_dir(&cgroup).unwrap();
+        attached.unwrap();
+    }
 }

@@ -16,7 +16,7 @@ use contract::name::PodUuid;
 use contract::pod::{IdRange, Network, Pod, Stdio, Trust};
 use contract::stage1::RootForm;
 use image_tools::digest::Digest;
-use image_tools::obtain::Insecure;
+use image_tools::obtain::{Images, Insecure};
 use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -27,7 +27,9 @@ pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infalli
     let uuid = new_uuid()?;
     save_uuid(arguments, &uuid)?;
     let stage1 = stage1::locate(&arguments.pod.stage1)?;
-    let mut pod = resolve(globals, arguments, &stage1, uuid)?;
+    // The store stays open until there is a pod.json that names its layers: so long nothing in it is collected.
+    let store = images::open(globals)?;
+    let mut pod = resolve(globals, &store, arguments, &stage1, uuid)?;
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     let pods = Pods::open(&globals.dir)?;
     let mut dir = create(&pods, &mut pod, &stage1, &cgroups)?;
@@ -39,7 +41,9 @@ pub(crate) fn prepare(globals: &Globals, arguments: &PodArguments) -> Result<()>
     let uuid = new_uuid()?;
     save_uuid(arguments, &uuid)?;
     let stage1 = stage1::locate(&arguments.pod.stage1)?;
-    let mut pod = resolve(globals, arguments, &stage1, uuid)?;
+    // The store stays open until there is a pod.json that names its layers: so long nothing in it is collected.
+    let store = images::open(globals)?;
+    let mut pod = resolve(globals, &store, arguments, &stage1, uuid)?;
     // What this host cannot enforce is refused now, not when somebody waits for the pod.
     plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     let pods = Pods::open(&globals.dir)?;
@@ -73,12 +77,18 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
 }
 
 /// Everything that can be refused is refused here, before there is a directory.
-fn resolve(globals: &Globals, arguments: &PodArguments, stage1: &Located, uuid: PodUuid) -> Result<Pod> {
-    let (insecure, store) = (globals.insecure(), images::open(globals)?);
+fn resolve(
+    globals: &Globals,
+    store: &Images,
+    arguments: &PodArguments,
+    stage1: &Located,
+    uuid: PodUuid,
+) -> Result<Pod> {
+    let insecure = globals.insecure();
     let pull = arguments.pod.pull_policy;
     let mut apps = Vec::with_capacity(arguments.apps.len());
     for app in &arguments.apps {
-        apps.push(images::app_image(images::obtain(&store, &app.image, pull, insecure)?));
+        apps.push(images::app_image(images::obtain(store, &app.image, pull, insecure)?));
     }
     let mut facts = facts::gather(arguments)?;
     // The range is leased when the pod has a directory; until then any will do to see what the pod needs.
@@ -86,7 +96,7 @@ fn resolve(globals: &Globals, arguments: &PodArguments, stage1: &Located, uuid: 
     let mut pod = pod_json::build(uuid, arguments, apps, insecure, &facts, globals.debug)?;
     stage1.refuse_unknown_needs(&pod)?;
     if stage1.stage1.root == RootForm::Block {
-        images::add_blocks(&store, &mut pod)?;
+        images::add_blocks(store, &mut pod)?;
     }
     Ok(pod)
 }
