@@ -66,10 +66,15 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Packe
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_RECEIVED_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+    let mut take = || rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags);
+    let received = match take() {
+        // Said once, before what is still in the queue: the peer ended without having read everything.
+        Err(Errno::CONNRESET) => take(),
+        result => result,
+    };
+    let received = match received {
         Ok(received) => received,
         Err(Errno::AGAIN) => return Ok(Packet::Nothing),
-        Err(Errno::CONNRESET) => return Ok(Packet::End),
         Err(error) => return Err(error).context("receive a packet"),
     };
     let mut fds = Vec::new();
@@ -150,6 +155,17 @@ mod tests {
         let (ours, theirs) = pair().unwrap();
         drop(theirs);
         assert!(matches!(Channel::new(ours).receive(), Ok(Received::End)));
+    }
+
+    #[test]
+    fn last_words_of_a_peer_that_did_not_listen_are_heard() {
+        let (ours, theirs) = pair().unwrap();
+        send(ours.as_fd(), b"unread", &[]).unwrap();
+        send(theirs.as_fd(), br#"{"event":"failed","message":"x"}"#, &[]).unwrap();
+        drop(theirs);
+        let mut channel = Channel::new(ours);
+        assert!(matches!(channel.receive(), Ok(Received::Event(Event::Failed { .. }, _))));
+        assert!(matches!(channel.receive(), Ok(Received::End)));
     }
 
     #[test]

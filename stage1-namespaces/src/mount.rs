@@ -6,6 +6,7 @@
 
 use crate::overlay;
 use crate::plan::{Area, Operation, SKELETON};
+use crate::report::Advised;
 use crate::sys::{self, MountAttributes};
 use anyhow::{Context, Result};
 use contract::pod::DeviceKind;
@@ -138,7 +139,10 @@ impl Site {
     }
 
     fn bind(&self, source: &Path, target: &Path, read_only: bool, recursive: bool) -> Result<()> {
-        let tree = clone_tree(source, recursive)?;
+        let tree = clone_tree(source, recursive).with_context(|| Advised {
+            message: "open it".to_owned(),
+            hint: format!("see that `{}` is there, or leave the volume out", source.display()),
+        })?;
         let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
         // nosuid and nodev: what lies in a volume was not checked by anybody, and the host's root may have put it there.
         let attributes = MountAttributes {
@@ -147,16 +151,22 @@ impl Site {
             id_mapping: self.users.as_ref().map(AsFd::as_fd),
             recursive,
         };
-        sys::mount_setattr(tree.as_fd(), &attributes).with_context(|| self.why_not_mapped())?;
+        sys::mount_setattr(tree.as_fd(), &attributes).with_context(|| self.not_restricted(source))?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode);
         make_mount_point(self.root.as_fd(), target, kind == FileType::Directory)?;
         attach(tree.as_fd(), self.root.as_fd(), target)?;
         Ok(())
     }
 
-    /// What mount_setattr was asked for, for its error.
-    pub(crate) const fn why_not_mapped(&self) -> &'static str {
-        if self.users.is_some() { "show it through the pod's user ids" } else { "restrict it" }
+    /// What mount_setattr(2) could not do to the mount of `path`, and what the user can do.
+    pub(crate) fn not_restricted(&self, path: &Path) -> Advised {
+        if self.users.is_none() {
+            let hint = "the kernel is to be Linux 5.15 or newer".to_owned();
+            return Advised { message: "restrict the mount".to_owned(), hint };
+        }
+        let path = path.display();
+        let hint = format!("put `{path}` on ext4, xfs, btrfs or tmpfs, or run the pod without `--private-users`");
+        Advised { message: "show it through the pod's user ids".to_owned(), hint }
     }
 
     /// Like the host's, but owned by the pod's root.

@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// `layers`, lowest first, under the writable layer in `writable` of `at`. Leaves the pod directory as current directory.
@@ -64,7 +63,7 @@ fn named(site: &mut Site, layers: &[PathBuf], at: Area, writable: &Path) -> Resu
     for layer in layers {
         names.push(if layer.is_absolute() { name(site, layer)? } else { layer.clone() });
     }
-    let writable = if at == Area::PodDirectory { name(site, &absolute(site, writable)?)? } else { writable.to_owned() };
+    let writable = if at == Area::PodDirectory { attach_one(site, writable, false)? } else { writable.to_owned() };
     rustix::process::fchdir(&site.root)?;
     rustix::process::chdir(LAYERS)?;
     let relative = |path: &Path| match path.strip_prefix(LAYERS) {
@@ -133,30 +132,27 @@ fn name(site: &mut Site, path: &Path) -> Result<PathBuf> {
     Ok(name)
 }
 
-fn absolute(site: &Site, path: &Path) -> Result<PathBuf> {
-    rustix::process::fchdir(&site.pod_directory)?;
-    let here = rustix::process::getcwd(Vec::new())?;
-    Ok(PathBuf::from(OsString::from_vec(here.into_bytes())).join(path))
-}
-
 /// Mounts each layer through the pod's ids. The results are relative to the pod root.
 fn map(site: &mut Site, layers: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut mapped = Vec::with_capacity(layers.len());
     for layer in layers {
-        mapped.push(map_one(site, layer).with_context(|| format!("layer `{}`", layer.display()))?);
+        mapped.push(attach_one(site, layer, true).with_context(|| format!("layer `{}`", layer.display()))?);
     }
     Ok(mapped)
 }
 
-fn map_one(site: &mut Site, path: &Path) -> Result<PathBuf> {
+/// Mounts `path` under [`LAYERS`]. Also what has no mapping is mounted rather than linked if it lies in the pod directory: the
+/// pod root covers it, so that only the current directory still leads there.
+fn attach_one(site: &mut Site, path: &Path, mapped: bool) -> Result<PathBuf> {
+    rustix::process::fchdir(&site.pod_directory)?;
     let tree = clone_tree(path, false)?;
     let attributes = MountAttributes {
         set: 0,
         propagation: libc::MS_PRIVATE,
-        id_mapping: site.users.as_ref().map(AsFd::as_fd),
+        id_mapping: site.users.as_ref().filter(|_| mapped).map(AsFd::as_fd),
         recursive: false,
     };
-    sys::mount_setattr(tree.as_fd(), &attributes).with_context(|| site.why_not_mapped())?;
+    sys::mount_setattr(tree.as_fd(), &attributes).with_context(|| site.not_restricted(path))?;
     let name = scratch(site)?;
     make_mount_point(site.root.as_fd(), &name, true)?;
     attach(tree.as_fd(), site.root.as_fd(), &name)?;

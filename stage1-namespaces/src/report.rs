@@ -44,10 +44,19 @@ pub(crate) fn report(ended: anyhow::Result<Outcome>) -> ExitCode {
 
 /// The error's chain, and its hint as a second line.
 pub(crate) fn one_string(error: &anyhow::Error) -> String {
+    let parts: Vec<String> = error.chain().map(|part| in_words(&part.to_string())).collect();
+    let text = parts.join(": ");
     match error.downcast_ref::<Advised>() {
-        Some(advised) => format!("{error:#}\nhint: {}", advised.hint),
-        None => format!("{error:#}"),
+        Some(advised) => format!("{text}\nhint: {}", advised.hint),
+        None => text,
     }
+}
+
+/// `No such file or directory (os error 2)` → `no such file or directory`.
+fn in_words(part: &str) -> String {
+    let Some((errno, _)) = part.split_once(" (os error ") else { return part.to_owned() };
+    let mut letters = errno.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
 /// At most two lines of at most [`LINE_CHARS_MAX`] characters, with control characters escaped: the text may come out of the pod.
@@ -77,6 +86,14 @@ fn escape(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_one_sentence() {
+        let error = anyhow::Error::from(std::io::Error::from_raw_os_error(2)).context("open `Xy`").context("mount it");
+        assert_eq!(one_string(&error), "mount it: open `Xy`: no such file or directory");
+        let advice = Advised { message: "mount it".into(), hint: "try again".into() };
+        assert_eq!(one_string(&anyhow::anyhow!("x").context(advice)), "mount it: x\nhint: try again");
+    }
 
     #[test]
     fn text_out_of_the_pod_is_harmless() {
