@@ -20,7 +20,11 @@ pub(crate) fn make(child: BorrowedFd<'_>) -> Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
     loopback_up()?;
     let pod = own().context("open the pod's network namespace")?;
-    channel::send(child, b"1", &[pod.as_fd()]).context("hand over the pod's network namespace")?;
+    match channel::send(child, b"1", &[pod.as_fd()]) {
+        // A child that is dead already has said why.
+        Ok(()) | Err(Errno::PIPE) => {}
+        Err(error) => return Err(error).context("hand over the pod's network namespace"),
+    }
     enter(host.as_fd()).context("return to the host's network namespace")
 }
 

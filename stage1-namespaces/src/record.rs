@@ -1,10 +1,10 @@
 //! What the supervisor writes into the pod directory: `pid` and `status/NAME`.
 
 use anyhow::{Context, Result, bail};
-use contract::dir;
 use contract::name::AppName;
 use contract::pod::Pod;
 use contract::status::{AppEnd, AppStatus};
+use contract::{dir, exit};
 use rustix::fs::{CWD, Mode, OFlags};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -103,6 +103,16 @@ impl Statuses {
             if entry.status.started_unix_nanos.is_some() {
                 entry.status.end = Some(AppEnd::Signal(SIGKILL));
                 entry.status.ended_unix_nanos = Some(nanos(now));
+                entry.unwritten = true;
+            }
+        }
+    }
+
+    /// The pod failed before these apps were started.
+    pub(crate) fn never_started(&mut self, message: &str) {
+        for entry in self.apps.values_mut() {
+            if entry.status.started_unix_nanos.is_none() && entry.status.end.is_none() {
+                entry.status.end = Some(AppEnd::Failed { exit: exit::FAILURE, message: message.to_owned() });
                 entry.unwritten = true;
             }
         }
@@ -207,5 +217,10 @@ mod tests {
         assert_eq!(all[&b].end, Some(AppEnd::Code(3)));
         assert_eq!(all[&c].end, None);
         assert!(!statuses.all_ready());
+        statuses.never_started("mount it");
+        assert_eq!(
+            statuses.failures().map(|(name, message)| (name.as_str(), message)).collect::<Vec<_>>(),
+            [("c", "mount it")]
+        );
     }
 }

@@ -16,6 +16,7 @@ use contract::name::PodUuid;
 use contract::pod::{DeviceKind, Network, Pod, Stdio};
 use contract::{APPS_MAX, dir, json, stage2};
 use nix::sys::signal::SigSet;
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Component;
@@ -127,5 +128,9 @@ fn start_apps(pod: &Pod, lock: &OwnedFd, channel: &Channel, tty: Option<(u16, u1
     }
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     let tty = tty.filter(|_| pod.apps.iter().any(|app| app.stdio == Stdio::Tty));
-    channel.send(&Command::Start { cgroups, tty }, &fds).context("start the apps")
+    match channel.send(&Command::Start { cgroups, tty }, &fds) {
+        // The child is dead already. Why, is the last thing it said.
+        Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::PIPE) => Ok(()),
+        result => result.context("start the apps"),
+    }
 }

@@ -356,13 +356,17 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
+        let apps = self.statuses.failures().map(|(name, message)| format!("app `{name}`: {message}"));
+        let messages = self.failure.iter().cloned().chain(apps).collect();
         self.statuses.killed(SystemTime::now());
+        if let Some(message) = &self.failure {
+            self.statuses.never_started(message.lines().next().unwrap_or_default());
+        }
         self.statuses.write(self.directory.as_fd())?;
         if let Some(terminal) = &mut self.terminal {
             terminal.finish();
         }
-        let apps = self.statuses.failures().map(|(name, message)| format!("app `{name}`: {message}"));
-        Ok(Outcome { exit, messages: self.failure.iter().cloned().chain(apps).collect() })
+        Ok(Outcome { exit, messages })
     }
 }
 
