@@ -190,7 +190,14 @@ impl<R: BufRead> Archive<R> {
     fn skip_body(&mut self) -> Result<(), ArchiveError> {
         self.read_body(|_| Ok::<_, ArchiveError>(()))?;
         self.body = std::mem::take(&mut self.padding);
-        self.read_body(|_| Ok::<_, ArchiveError>(()))
+        match self.read_body(|_| Ok::<_, ArchiveError>(())) {
+            // umoci's `insert` ends the stream with the last body; all content is there, and other readers take it.
+            Err(ArchiveError::Short) => {
+                self.body = 0;
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// The next header, or `None` at the end mark or the end of the stream.
