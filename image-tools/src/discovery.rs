@@ -51,7 +51,9 @@ impl Places {
         name: &ImageName,
         wanted: impl Fn(&Self) -> bool,
     ) -> Result<Option<Self>, RegistryError> {
-        let Some(host) = name.host() else { return Ok(None) };
+        // A prefix may be a host alone.
+        let host = name.host().or(Some(name.as_str()).filter(|text| text.contains('.') && !text.contains('/')));
+        let Some(host) = host else { return Ok(None) };
         if let Some(bytes) = registry.small_page(&format!("https://{host}{WELL_KNOWN}"), PAGE_BYTES_MAX)? {
             let places = Self::parse(&bytes)
                 .map_err(|what| RegistryError::Malformed { host: host.to_owned(), what: format!("with {what}") })?;

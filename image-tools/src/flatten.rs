@@ -95,7 +95,7 @@ fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-fn open_at(directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_at(directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(directory, name, directory_flags(), Mode::empty())
 }
 
@@ -159,7 +159,10 @@ fn take_over(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, stat: &Stat) -> rusti
     rustix::fs::futimens(lower, &rustix::fs::Timestamps { last_access: time, last_modification: time })
 }
 
-fn attributes(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<std::ffi::CString>> {
+pub(crate) fn attributes(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<std::ffi::CString>> {
+    if rustix::fs::flistxattr(fd, &mut [0_u8; 0][..])? == 0 {
+        return Ok(Vec::new());
+    }
     let mut list = vec![0; 64 << 10];
     let len = rustix::fs::flistxattr(fd, &mut list[..])?;
     let names = list[..len].split_inclusive(|byte| *byte == 0);
@@ -179,7 +182,7 @@ fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-fn children(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<(std::ffi::CString, Stat)>> {
+pub(crate) fn children(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<(std::ffi::CString, Stat)>> {
     let mut children = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;

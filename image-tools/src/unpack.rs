@@ -8,7 +8,7 @@ mod metadata;
 mod parents;
 mod whiteout;
 
-use crate::archive::{Archive, ArchiveError, Entry, Kind};
+use crate::archive::{Archive, ArchiveError, Entry, Kind, Time};
 use crate::limits::Limits;
 use crate::pipeline::BlobError;
 use metadata::Directory;
@@ -68,7 +68,9 @@ pub struct Summary {
 /// Unpacks `reader`, an uncompressed tar, into the empty directory `root`.
 pub fn unpack(root: BorrowedFd<'_>, reader: impl BufRead, limits: &Limits) -> Result<Summary, UnpackError> {
     let mut archive = Archive::new(reader);
-    let mut tree = Tree { parents: Parents::new(root), limits, directories: Vec::new(), summary: Summary::default() };
+    // A layer that says nothing about its root gives the same tree at any time.
+    let directories = vec![Directory { path: Vec::new(), mtime: Time::default() }];
+    let mut tree = Tree { parents: Parents::new(root), limits, directories, summary: Summary::default() };
     while let Some(entry) = archive.next_entry()? {
         tree.take(&entry, &mut archive)?;
     }

@@ -16,13 +16,16 @@ use image_tools::statement::Subject;
 use image_tools::store::{Documents, Origin, Store, StoredImage};
 use image_tools::trust::{self, AddOptions, Policy, Prefix, TrustDirs};
 
+#[path = "registry/certificates.rs"]
+mod certificates;
 #[path = "registry/layout.rs"]
 mod layout;
 #[path = "registry/server.rs"]
 mod server;
 
+use certificates::run;
 use layout::layout;
-use server::{Server, run, skopeo};
+use server::{Server, skopeo};
 
 const INSECURE: Insecure = Insecure { image: true, tls: false, http: false };
 const SECURE: Insecure = Insecure { image: false, tls: false, http: false };

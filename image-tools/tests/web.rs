@@ -3,25 +3,19 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use image_tools::convert::convert;
 use image_tools::digest::Digest;
 use image_tools::key::SecretKey;
-use image_tools::name::{ImageName, Version};
 use image_tools::obtain::{Images, Insecure, ObtainError, Obtained, PullPolicy, Trust};
-use image_tools::oci::host_architecture;
-use image_tools::reference::{Reference, Source};
-use image_tools::signature::Signature;
-use image_tools::signing;
-use image_tools::source::{Content, SourceImage, parse_native};
-use image_tools::statement::Subject;
+use image_tools::reference::Reference;
 use image_tools::store::Store;
 use image_tools::trust::{self, AddOptions, Policy, Prefix, TrustDirs};
 
 #[path = "registry/layout.rs"]
 mod layout;
+#[path = "registry/native.rs"]
+mod native;
 
 const HTTP: Insecure = Insecure { image: false, tls: false, http: true };
 
@@ -119,7 +113,7 @@ impl Bench {
 
     /// Puts a native image of this content on the site, with its signature beside it.
     fn publish(&self, content: &str) {
-        let (pod, sig) = image(self.root.path(), &self.key, "example.com/app", content);
+        let (pod, sig) = native::image(self.root.path(), &self.key, "example.com/app", content);
         let mut site = self.site.lock().expect("no panic");
         (site.pod, site.sig) = (pod, Some(sig));
     }
@@ -138,28 +132,6 @@ impl Bench {
         let prefix = Prefix::parse("example.com").expect("prefix");
         trust::add(&self.dirs, &prefix, &self.key.public().to_line(), &AddOptions::default()).expect("add");
     }
-}
-
-/// The bytes of a native file and the text of its `.sig`.
-fn image(directory: &Path, key: &SecretKey, name: &str, content: &str) -> (Vec<u8>, String) {
-    let from = layout::layout(&directory.join(format!("layout-{content}")), content);
-    let file = directory.join("made.pod");
-    let (name, version) = (ImageName::parse(name).expect("name"), Version::parse("1.0").expect("version"));
-    let source = Source::parse(&format!("oci:{}", from.display())).expect("source");
-    convert(&source, &file, Some((name, Some(version)))).expect("convert");
-    let opened = SourceImage::open(&Source::Pod(file.clone()), host_architecture()).expect("own file");
-    let Content::Native { manifest, config } = &opened.content else { panic!("native") };
-    let (_, config) = parse_native(manifest, config).expect("own documents");
-    let subject = Subject {
-        name: config.name,
-        version: config.version,
-        os: config.os,
-        architecture: config.architecture,
-        manifest: Digest::of(manifest),
-        index: None,
-    };
-    let signature = signing::sign(key, &subject, jiff::Timestamp::now(), None).expect("sign");
-    (fs::read(&file).expect("file"), Signature::to_file(&[signature]))
 }
 
 #[test]

@@ -4,9 +4,14 @@
 use crate::failure::Failure;
 use anyhow::{Context, Result};
 use image_tools::key::PublicKey;
-use image_tools::obtain::Images;
-use image_tools::reference::Reference;
+use image_tools::obtain::{Images, Insecure, PullPolicy};
+use image_tools::reference::{Reference, Source};
 use image_tools::trust::TrustDirs;
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
 include!(concat!(env!("OUT_DIR"), "/demo.rs"));
 
@@ -25,12 +30,25 @@ pub(crate) fn trust(dirs: TrustDirs) -> Result<TrustDirs> {
     dirs.with_built_in(NAME, key).context("trust the built-in demo key")
 }
 
-/// Puts the built-in image into the store if it is asked for and not there.
-pub(crate) fn provide(_images: &Images, reference: &Reference) -> Result<()> {
+/// Puts the built-in image into the store if it is asked for and not there. It is verified as any image is.
+pub(crate) fn provide(images: &Images, reference: &Reference) -> Result<()> {
     let Reference::Name(name) = reference else { return Ok(()) };
-    if name.name.as_str() != NAME || DEMO.is_some() {
+    // Somebody may have made an image of that name; then it is that one.
+    if name.name.as_str() != NAME || images.find(name).is_ok() {
         return Ok(());
     }
-    // Somebody may have made an image of that name; then it is found in the store, and this is no error.
-    Err(Failure::new("this pod was built without the demo image").hint("build it by `cargo xtask build`").into())
+    let Some((image, _)) = DEMO else {
+        return Err(Failure::new("this pod was built without the demo image")
+            .hint("build it by `cargo xtask build`")
+            .into());
+    };
+    let file = memfd_create("demo.pod", MemfdFlags::CLOEXEC).context("make a file in memory")?;
+    let mut file = File::from(file);
+    file.write_all(image).context("write the demo image")?;
+    // Its own fd, so nobody else can change what is verified and imported.
+    let source = Source::Pod(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
+    images
+        .obtain(&Reference::Source(source), PullPolicy::Never, Insecure::default())
+        .context("import the built-in demo image")?;
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::arguments::globals::Globals;
 use crate::arguments::pod_flags::Pull;
 use crate::failure::Failure;
+use crate::output;
 use crate::pod_json::AppImage;
 use crate::values::sets::Insecure;
 use anyhow::{Context, Result};
@@ -51,15 +52,21 @@ pub(crate) fn obtain(images: &Images, text: &str, pull: Pull, insecure: Insecure
         Pull::Update => PullPolicy::Update,
         Pull::Never => PullPolicy::Never,
     };
-    let insecure = obtain::Insecure { image: insecure.image, tls: insecure.tls, http: insecure.http };
-    images
-        .obtain(&reference, pull, insecure)
-        .map_err(failure)
-        .with_context(|| format!("image `{}`", crate::escape::escape(text)))
+    let context = || format!("image `{}`", crate::escape::escape(text));
+    let obtained = images.obtain(&reference, pull, self::insecure(insecure)).map_err(failure).with_context(context)?;
+    if let Some(audit) = &obtained.audit {
+        output::notice(&format!("pod: image `{text}` runs because its rule only audits: {audit}"));
+    }
+    Ok(obtained)
+}
+
+/// In image-tools' words.
+pub(crate) fn insecure(insecure: Insecure) -> obtain::Insecure {
+    obtain::Insecure { image: insecure.image, tls: insecure.tls, http: insecure.http }
 }
 
 /// image-tools' error with its advice.
-fn failure(error: ObtainError) -> anyhow::Error {
+pub(crate) fn failure(error: ObtainError) -> anyhow::Error {
     let hint = error.hint();
     let error = anyhow::Error::new(error);
     match hint {

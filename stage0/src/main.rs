@@ -79,7 +79,7 @@ fn other(globals: &Globals, command: &Command) -> anyhow::Result<()> {
         Command::Version(arguments) => commands::about::version(arguments),
         Command::Completion(arguments) => commands::about::completion(arguments),
         Command::Man(arguments) => commands::about::man(arguments),
-        Command::Check(_) => Err(failure::Failure::new("not there yet").into()),
+        Command::Check(arguments) => commands::check::check(arguments),
         Command::Run(_) | Command::Prepare(_) | Command::Exec(_) => {
             Err(failure::Failure::usage("misplaced command").into())
         }

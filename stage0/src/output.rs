@@ -16,6 +16,11 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
+/// A line on stderr that is neither an answer nor an error.
+pub(crate) fn notice(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", escape(text)); // Nobody is left to tell.
+}
+
 /// Writes JSON to stdout, with a newline.
 pub(crate) fn print_json<T: Serialize>(value: &T, format: Format) -> Result<()> {
     let text = match format {

@@ -51,7 +51,7 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
         supervisor: std::process::id(),
         memory_bytes: plan.memory_bytes,
         cpus: u8::try_from(plan.cpus).context("count the CPUs")?,
-        command_line: plan.command_line.clone(),
+        command_line: command_line(plan),
         serial: plan.debug,
         report: passed.take(report_end)?,
         kvm: passed.take(open_kvm()?)?,
@@ -80,6 +80,13 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
     command.stderr(if plan.debug { Stdio::inherit() } else { Stdio::null() });
     let process = crate::sys::die_with_parent(&mut command).spawn().context("start the hypervisor process")?;
     Ok(Machine { process, helpers, channel, report, boot_secs_max: BOOT_SECS_MAX })
+}
+
+/// What this machine adds: it has no PCI bus to look for, and with `--debug` a serial port, which a kernel may use early, later or
+/// both.
+fn command_line(plan: &VmPlan) -> String {
+    let console = if plan.debug { " earlyprintk=ttyS0,115200" } else { "" };
+    format!("{} pci=off{console}", plan.command_line)
 }
 
 /// The child: all it needs is in the fds it was given.

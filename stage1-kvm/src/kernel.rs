@@ -1,5 +1,6 @@
 //! Which guest kernel boots.
 
+use crate::kernel_modules;
 use crate::plan::Kernel;
 use crate::run::Hint;
 use anyhow::Result;
@@ -15,13 +16,20 @@ const OWN_DIRECTORIES: [&str; 2] = ["/usr/lib/pod", "/var/cache/pod/kernel"];
 pub(crate) fn find(pod: &Pod) -> Result<Kernel> {
     let named = pod.machine.as_ref().and_then(|machine| machine.kernel.clone());
     if let Some(path) = named {
-        return Ok(Kernel { path, modules: Vec::new() });
+        return Ok(Kernel { modules: kernel_modules::of(&path)?, path });
     }
     let own = std::env::current_exe().ok();
     let found = candidates(own.as_deref().and_then(Path::parent)).into_iter().find(|path| path.exists());
-    found.map(|path| Kernel { path, modules: Vec::new() }).ok_or_else(|| {
-        Hint::error("no guest kernel", "build one with `stage1-kvm/kernel/build`, or name one with `--kernel`")
-    })
+    if let Some(path) = found.or_else(of_host) {
+        return Ok(Kernel { modules: kernel_modules::of(&path)?, path });
+    }
+    Err(Hint::error("no guest kernel", "build one with `stage1-kvm/kernel/build`, or name one with `--kernel`"))
+}
+
+/// The kernel that this host runs, where its package left the file: an ordinary host needs nothing more.
+fn of_host() -> Option<PathBuf> {
+    let release = rustix::system::uname().release().to_str().ok()?.to_owned();
+    Some(PathBuf::from(format!("/boot/vmlinuz-{release}"))).filter(|path| path.exists())
 }
 
 /// All places of the project's own kernel, best first: beside this program, as a package has it, as a build left it.

@@ -12,6 +12,7 @@ mod control;
 mod hypervisor;
 mod initramfs;
 mod kernel;
+mod kernel_modules;
 mod plan;
 mod qemu;
 mod record;

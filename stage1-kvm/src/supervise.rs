@@ -20,6 +20,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 /// What the hypervisor may say about its failure.
@@ -38,7 +40,7 @@ pub(crate) fn supervise(pod: &Pod, machine: Machine) -> Result<u8> {
     let channel = guard.0.channel.try_clone().context("clone the channel")?;
     let mut supervisor = Supervisor::new(pod, Channel::new(channel)?, signals, guard.0.boot_secs_max)?;
     supervisor.channel.send(&Command::Start { cgroups: Vec::new(), tty: terminal::size().filter(|_| tty) })?;
-    let result = supervisor.run(&guard.0.report);
+    let result = supervisor.run(&mut guard.0);
     guard.kill();
     result
 }
@@ -116,10 +118,10 @@ impl<'a> Supervisor<'a> {
         })
     }
 
-    fn run(&mut self, report: &OwnedFd) -> Result<u8> {
+    fn run(&mut self, machine: &mut Machine) -> Result<u8> {
         loop {
-            for (token, flags) in self.wait(report)? {
-                self.handle(token, flags, report)?;
+            for (token, flags) in self.wait(&machine.report)? {
+                self.handle(token, flags, &machine.report)?;
             }
             self.control.tidy();
             let drained = self.outputs.iter().all(|sink| sink.pending().is_none()) && self.control.is_quiet();
@@ -133,7 +135,7 @@ impl<'a> Supervisor<'a> {
                 _ => {}
             }
             if self.exit.is_none() && !self.channel.is_open() && !self.report_open {
-                return Err(self.ended_early());
+                return Err(self.ended_early(&mut machine.process));
             }
         }
     }
@@ -309,7 +311,7 @@ impl<'a> Supervisor<'a> {
                 Ok(())
             }
             // What a guest says is not ours to interpret: control characters would reach the caller's terminal.
-            Event::Failed { message } => bail!("{}", message.escape_debug()),
+            Event::Failed { message } => bail!("{}", plain(&message)),
         }
     }
 
@@ -348,7 +350,11 @@ impl<'a> Supervisor<'a> {
         taken(0, self.outputs[stream].push(&bytes), &mut self.channel)
     }
 
-    fn ended_early(&self) -> anyhow::Error {
+    /// The hypervisor has closed everything, so it is at its end or past it.
+    fn ended_early(&self, process: &mut Child) -> anyhow::Error {
+        if let Some(signal) = process.wait().ok().and_then(|status| status.signal()) {
+            return anyhow::anyhow!("the hypervisor was killed by signal {signal}");
+        }
         let report = String::from_utf8_lossy(&self.report);
         let report = report.trim();
         if report.is_empty() {
@@ -358,8 +364,13 @@ impl<'a> Supervisor<'a> {
             );
         }
         let line = report.lines().last().unwrap_or_default();
-        anyhow::anyhow!("{}", line.escape_debug())
+        Hint::error(plain(line), "look at the guest's console with `--debug`")
     }
+}
+
+/// Text from the guest without what would command a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 /// Shows the guest's console on stderr. It is the guest's text, and must not command the caller's terminal.

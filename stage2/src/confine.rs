@@ -4,7 +4,7 @@
 //! point of this file; each says what it needs that the next one takes away. An app's first process and `pod exec` both come
 //! through here, so that they are confined alike.
 
-use crate::failure::Failure;
+use crate::failure::{Advised, Failure};
 use crate::root::Root;
 use crate::user::{self, Identity};
 use crate::{lookup, notify, seccomp, sys};
@@ -109,7 +109,8 @@ pub(crate) fn execute(
     let filter = seccomp::compile(&app.seccomp, &app.capabilities).context("make the system call filter")?;
     let allowed = credentials(app, who)?;
     // As the app's user and with its capabilities, so that it finds what it may execute and nothing else.
-    let path = lookup::executable(&program.arguments[0], lookup::path_of(&environment))?;
+    let name = program.arguments.first().context("the app has no program")?;
+    let path = lookup::executable(name, lookup::path_of(&environment))?;
     if app.no_new_privileges {
         rustix::thread::set_no_new_privs(true).context("set no_new_privs")?;
     }
@@ -138,8 +139,10 @@ fn install(filter: &[libc::sock_filter], no_new_privileges: bool, allowed: Capab
 fn oom_score(app: &App, proc: Option<&OwnedFd>) -> Result<()> {
     let Some(score) = app.oom_score_adj else { return Ok(()) };
     let proc = proc.context("no proc to set oom_score_adj by")?;
-    crate::proc::write(proc.as_fd(), "self/oom_score_adj", &score.to_string())
-        .with_context(|| format!("set oom_score_adj to {score}"))
+    crate::proc::write(proc.as_fd(), "self/oom_score_adj", &score.to_string()).with_context(|| Advised {
+        message: format!("set oom_score_adj to {score}"),
+        hint: "lowering it takes CAP_SYS_RESOURCE, which whoever runs `pod` must have",
+    })
 }
 
 /// Before the user changes: raising a hard limit takes CAP_SYS_RESOURCE.
@@ -147,8 +150,10 @@ fn limits(app: &App) -> Result<()> {
     for limit in &app.rlimits {
         let soft = limit.soft.unwrap_or(u64::MAX);
         let hard = limit.hard.unwrap_or(u64::MAX);
-        let set = sys::set_limit(limit.resource.number(), soft, hard);
-        set.with_context(|| format!("set {} to {soft}, at most {hard}", limit.resource))?;
+        sys::set_limit(limit.resource.number(), soft, hard).with_context(|| Advised {
+            message: format!("set {} to {soft}, at most {hard}", limit.resource),
+            hint: "raising a hard limit takes CAP_SYS_RESOURCE, which whoever runs `pod` must have",
+        })?;
     }
     Ok(())
 }
@@ -216,11 +221,11 @@ fn credentials(app: &App, who: &Identity) -> Result<CapabilitySet> {
     let groups: Vec<Gid> = who.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     rustix::thread::set_thread_groups(&groups).context("set supplementary groups")?;
     let gid = Gid::from_raw(who.gid);
-    rustix::thread::set_thread_res_gid(gid, gid, gid).with_context(|| format!("set group {gid}", gid = who.gid))?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).with_context(|| unmapped("group", who.gid))?;
     // Without this, leaving uid 0 would drop all capabilities at once; execve ends it.
     rustix::thread::set_keep_capabilities(true).context("keep capabilities")?;
     let uid = Uid::from_raw(who.uid);
-    rustix::thread::set_thread_res_uid(uid, uid, uid).with_context(|| format!("set user {uid}", uid = who.uid))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).with_context(|| unmapped("user", who.uid))?;
     let allowed = if who.uid == 0 { wanted } else { CapabilitySet::empty() };
     // With a filter and without no_new_privs CAP_SYS_ADMIN must stay permitted a little longer; see `install`.
     let kept = if app.seccomp != Seccomp::Unconfined && !app.no_new_privileges {
@@ -232,6 +237,12 @@ fn credentials(app: &App, who: &Identity) -> Result<CapabilitySet> {
     // An empty inheritable set empties the ambient one too (CVE-2022-27649).
     rustix::thread::set_capabilities(None, sets).context("set capabilities")?;
     Ok(allowed)
+}
+
+/// The one reason why a privileged process may not become this user or group.
+fn unmapped(kind: &str, id: u32) -> Advised {
+    let hint = "the pod's user namespace has no such id: use a smaller one, or run without --private-users";
+    Advised { message: format!("become {kind} {id}"), hint }
 }
 
 fn set_capabilities(both: CapabilitySet) -> Result<()> {

@@ -19,7 +19,25 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// The chain of an error in one line: each step, then what the kernel said, in its words and without its number.
+/// An error with advice, which becomes a second line of the message.
+#[derive(Debug)]
+pub(crate) struct Advised {
+    /// The error.
+    pub(crate) message: String,
+    /// What the user can do.
+    pub(crate) hint: &'static str,
+}
+
+impl std::fmt::Display for Advised {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Advised {}
+
+/// The chain of an error in one line: each step, then what the kernel said, in its words and without its number. Advice is a
+/// second line.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for (index, cause) in error.chain().enumerate() {
@@ -30,6 +48,9 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
             _ => cause.to_string(),
         };
         let _ = write!(text, "{separator}{cause}"); // A String takes everything.
+    }
+    if let Some(advised) = error.downcast_ref::<Advised>() {
+        let _ = write!(text, "\nhint: {}", advised.hint);
     }
     text
 }
@@ -56,5 +77,9 @@ mod tests {
         assert_eq!(describe(&errno), "mount `y`: open `/x`: no such file or directory");
         let io = Err::<(), _>(io::Error::from_raw_os_error(libc::EPERM)).context("set RLIMIT_CORE").unwrap_err();
         assert_eq!(describe(&io), "set RLIMIT_CORE: operation not permitted");
+        let advised = Err::<(), _>(rustix::io::Errno::INVAL)
+            .context(Advised { message: "set user 5".to_owned(), hint: "use another" })
+            .unwrap_err();
+        assert_eq!(describe(&advised), "set user 5: invalid argument\nhint: use another");
     }
 }

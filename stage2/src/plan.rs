@@ -91,6 +91,11 @@ pub(crate) fn covers(wanted: &[Wanted<'_>], path: &str) -> bool {
     wanted.iter().any(|mount| mount.target() == Path::new(path))
 }
 
+/// Whether `path` lies below something that is mounted.
+pub(crate) fn lies_in(wanted: &[Wanted<'_>], path: &str) -> bool {
+    wanted.iter().any(|mount| Path::new(path).starts_with(mount.target()))
+}
+
 /// Whether something is mounted at `path` or below it.
 pub(crate) fn touches(wanted: &[Wanted<'_>], path: &str) -> bool {
     wanted.iter().any(|mount| mount.target().starts_with(path))
@@ -124,6 +129,7 @@ mod tests {
         assert_eq!(order, ["/a", "/z", "/a/b", "/a/b/c"]);
         assert!(covers(&wanted(&app).unwrap(), "/a/b"));
         assert!(!covers(&wanted(&app).unwrap(), "/a/b/d"));
+        assert!(lies_in(&wanted(&app).unwrap(), "/a/q/r") && !lies_in(&wanted(&app).unwrap(), "/ab"));
         assert!(touches(&wanted(&app).unwrap(), "/a/b"));
         assert!(!touches(&wanted(&app).unwrap(), "/q"));
     }

@@ -96,6 +96,8 @@ fn default1(verdict: Default1, capabilities: &[Capability]) -> Test {
 
 /// Flags of clone(2) that make a namespace: mount, cgroup, uts, ipc, user, pid, net.
 const NAMESPACES: u32 = 0x7e02_0000;
+/// The time namespace's flag, which clone(2) does not have: there the low bits are a signal.
+const NEW_TIME: u32 = 0x80;
 /// Address families of socket(2) that are refused: given up by the kernel, or leading out of the pod.
 const FAMILIES_REFUSED: [(u32, u32); 9] = [
     (12, 12),       // DECnet, gone in 6.1
@@ -117,8 +119,11 @@ fn rule(rule: Rule, capabilities: &[Capability]) -> Test {
     let administrator = capabilities.contains(&Capability::SysAdmin);
     let allow = || Ranges::new(Action::Allow);
     match rule {
-        Rule::Clone | Rule::Clone3 if administrator => Test::Always(Action::Allow),
+        Rule::Clone | Rule::Clone3 | Rule::Unshare if administrator => Test::Always(Action::Allow),
         Rule::Clone => Test::Bits { argument: 0, any_of: NAMESPACES, then: EPERM, otherwise: Action::Allow },
+        Rule::Unshare => {
+            Test::Bits { argument: 0, any_of: NAMESPACES | NEW_TIME, then: EPERM, otherwise: Action::Allow }
+        }
         Rule::Clone3 => Test::Always(Action::Errno(libc::ENOSYS as u16)),
         Rule::Personality => {
             let mut values = Ranges::new(EPERM);

@@ -116,9 +116,10 @@ fn reset_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// Sets all signals to their defaults: execve keeps ignored ones ignored, and the runtime of Rust ignores SIGPIPE.
+/// Sets the classic signals to their defaults: execve keeps ignored ones ignored, and the runtime of Rust ignores SIGPIPE. Nobody
+/// ignores real-time ones, and each would be a system call.
 pub(crate) fn reset_signals() {
-    (1..=64).for_each(reset_signal); // Those that cannot be changed stay as they are.
+    (1..32).for_each(reset_signal); // Those that cannot be changed stay as they are.
 }
 
 /// Installs a system call filter for this thread and all that it becomes.

@@ -40,11 +40,12 @@ pub(crate) fn build(pod: &Pod, app: &App) -> Result<World> {
     let proc = proc(&root)?;
     let (dev, pts) = device::mount(&root, pod)?;
     sys(&root, pod, &proc)?;
+    // Before volumes, so that a node is never made in one of the host's directories.
+    device::extra(&root, pod, &app.devices)?;
     for mount in &wanted {
         let at = || format!("mount `{}`", mount.target().display());
         attach_wanted(&root, mount).with_context(at)?;
     }
-    device::extra(&root, pod, &app.devices)?;
     files(&root, pod, app, &wanted)?;
     for path in &app.read_only_paths {
         // All of /sys is read-only already, unless the user mounted something there.
@@ -132,6 +133,10 @@ fn files(root: &Root, pod: &Pod, app: &App, wanted: &[Wanted<'_>]) -> Result<()>
     for (name, content) in contents {
         let (target, source) = (format!("/etc/{name}"), directory.join(name));
         let Some(content) = content.filter(|_| !plan::covers(wanted, &target)) else { continue };
+        // Inside a volume nothing is made: it may be a directory of the host.
+        if plan::lies_in(wanted, &target) && existing(root, Path::new(&target))?.is_none() {
+            continue;
+        }
         let bind = || -> Result<()> {
             let target = root.make_file(Path::new(&target))?;
             std::fs::write(&source, content)?;

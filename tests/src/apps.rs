@@ -95,8 +95,13 @@ impl<'a> PodBuilder<'a> {
     }
 
     fn uuid_file(&self) -> PathBuf {
-        let unique = self.test.data().join("..");
-        tempfile::Builder::new().prefix("uuid-").tempfile_in(unique).expect("a temporary file").keep().expect("kept").1
+        tempfile::Builder::new()
+            .prefix("uuid-")
+            .tempfile_in(self.test.path(""))
+            .expect("a temporary file")
+            .keep()
+            .expect("kept")
+            .1
     }
 
     /// `pod prepare`: the UUID of the prepared pod.

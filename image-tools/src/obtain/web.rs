@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 
 /// Largest file that is downloaded.
 const FILE_BYTES_MAX: u64 = 64 << 30;
+/// Largest key file read.
+const KEY_BYTES_MAX: u64 = 64 << 10;
 /// How often a download may break off without a byte in between.
 const BREAKS_MAX: u32 = 5;
 
@@ -90,6 +92,23 @@ impl Images {
             Some(url) => self.fetch_web(&url, Some(wanted), pull, insecure).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The keys that the web names for a prefix, each with its URL. They are only found: a person who knows the fingerprint
+    /// must say yes before one of them is trusted.
+    ///
+    /// # Errors
+    /// A host that cannot be reached, or says something that is none.
+    pub fn discover_keys(&self, prefix: &ImageName, insecure: Insecure) -> Result<Vec<(String, String)>, ObtainError> {
+        let registry = Registry::new(self.registry_settings(insecure)?)?;
+        let found = Places::find(&registry, prefix, |places| places.key_urls(prefix).next().is_some())?;
+        let mut keys = Vec::new();
+        for url in found.iter().flat_map(|places| places.key_urls(prefix)) {
+            if let Some(bytes) = registry.small_page(url, KEY_BYTES_MAX)? {
+                keys.push((url.to_owned(), String::from_utf8_lossy(&bytes).into_owned()));
+            }
+        }
+        Ok(keys)
     }
 
     fn import_page(

@@ -39,6 +39,8 @@ pub enum Rule {
     Clone,
     /// ENOSYS, so that the C library falls back to `clone`: the flags lie in memory. Allowed with CAP_SYS_ADMIN.
     Clone3,
+    /// As `Clone`; what is left concerns the process alone, and Samba wants it.
+    Unshare,
     /// Only the execution domains of ordinary programs.
     Personality,
     /// Not AF_VSOCK (leads to the hypervisor) nor AF_ALG, nor families that the kernel has given up.
@@ -188,5 +190,6 @@ mod tests {
         }
         assert!(group("@nobody").is_none());
         assert!(!group("@default").unwrap().contains(&"mount"));
+        assert!(group("@default").unwrap().contains(&"clone"));
     }
 }

@@ -24,6 +24,9 @@ pub(crate) enum Image {
     Extract(ImageExtract),
     /// Check the content and the signatures of stored images
     Verify(Images),
+    /// Send an image and its signatures to a registry, where other tools can run it too
+    #[command(after_help = "Example:\n  pod image push example.com/app docker://registry.example.com/team/app:1.0")]
+    Push(ImagePush),
 }
 
 /// Images by id, start of an id, or name.
@@ -88,4 +91,15 @@ pub(crate) struct ImageExtract {
     /// Directory to make
     #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) directory: PathBuf,
+}
+
+/// `pod image push`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ImagePush {
+    /// Id, start of an id, or name
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// docker://REGISTRY/NAME[:TAG]; without a tag, the image's version
+    #[arg(value_name = "TO")]
+    pub(crate) to: String,
 }

@@ -63,9 +63,12 @@ pub(crate) struct TrustAdd {
     /// A note kept with the key
     #[arg(long, value_name = "TEXT")]
     pub(crate) comment: Option<String>,
-    /// Key file: minisign form, or PEM for signatures of cosign
+    /// Take the key with this fingerprint, as `trust list` shows it, from where the prefix's web server says keys are
+    #[arg(long, value_name = "sha256:HEX", conflicts_with = "key")]
+    pub(crate) fingerprint: Option<String>,
+    /// Key file: minisign form, or PEM for signatures of cosign; without it, keys are looked for on the web
     #[arg(value_name = "KEY.pub", value_hint = ValueHint::FilePath)]
-    pub(crate) key: PathBuf,
+    pub(crate) key: Option<PathBuf>,
 }
 
 /// `pod trust list`

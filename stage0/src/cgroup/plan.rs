@@ -90,7 +90,7 @@ pub(crate) fn plan(pod: &Pod, hierarchies: &Hierarchies, form: RootForm) -> Resu
         pod.apps.iter().map(|app| &app.limits).chain([&pod.limits]).any(|limits| !wanted(limits, false).is_empty());
     match &hierarchies.v2 {
         Some(unified) if devices_v2 || any_v2 => {
-            v2(&mut plan, pod, unified, any_v2, devices_v2, |limits| wanted(limits, false))
+            v2(&mut plan, pod, unified, any_v2, devices_v2, |limits| wanted(limits, false));
         }
         None if devices_v2 => {
             return Err(Failure::new(

@@ -138,10 +138,8 @@ impl Session {
             if signal {
                 self.carry_signals()?;
             }
-            if reply {
-                if let Some(code) = self.hear()? {
-                    return Ok(code);
-                }
+            if reply && let Some(code) = self.hear()? {
+                return Ok(code);
             }
         }
     }
@@ -197,7 +195,7 @@ impl Session {
         match rustix::io::read(std::io::stdin(), &mut buffer) {
             Ok(0) => terminal.input_open = false,
             Ok(length) => {
-                write_all(terminal.master.as_fd(), &buffer[..length]).context("write to the program's terminal")?
+                write_all(terminal.master.as_fd(), &buffer[..length]).context("write to the program's terminal")?;
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => return Err(error).context("read the terminal"),

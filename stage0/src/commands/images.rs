@@ -2,7 +2,7 @@
 
 use crate::arguments::commands::{Fetch, Format};
 use crate::arguments::globals::Globals;
-use crate::arguments::image_commands::{Image, ImageGc, ImageInspect, ImageList, Images};
+use crate::arguments::image_commands::{Image, ImageExport, ImageExtract, ImageGc, ImageInspect, ImageList, Images};
 use crate::facts::now_unix_secs;
 use crate::failure::Failure;
 use crate::images;
@@ -33,7 +33,10 @@ pub(crate) fn image(globals: &Globals, command: &Image) -> Result<()> {
         Image::Inspect(arguments) => inspect(globals, arguments),
         Image::Rm(arguments) => remove(globals, arguments),
         Image::Gc(arguments) => collect(globals, arguments),
-        Image::Export(_) | Image::Extract(_) | Image::Verify(_) => Err(Failure::new("not there yet").into()),
+        Image::Export(arguments) => export(globals, arguments),
+        Image::Extract(arguments) => extract(globals, arguments),
+        Image::Verify(arguments) => super::image_trust::verify(globals, arguments),
+        Image::Push(arguments) => super::image_trust::push(globals, arguments),
     }
 }
 
@@ -56,7 +59,7 @@ fn view(image: &StoredImage) -> View<'_> {
     View {
         id: image.id.to_string(),
         name: image.name.as_str(),
-        version: image.version.as_ref().map(|version| version.as_str()),
+        version: image.version.as_ref().map(image_tools::name::Version::as_str),
         size_bytes: image.size_bytes,
         imported_unix_secs: image.imported_unix_secs,
         last_used_unix_secs: image.last_used_unix_secs,
@@ -150,6 +153,25 @@ fn remove(globals: &Globals, arguments: &Images) -> Result<()> {
         output::print(&format!("{id}\n"))?;
     }
     Ok(())
+}
+
+fn export(globals: &Globals, arguments: &ImageExport) -> Result<()> {
+    let store = images::open(globals)?;
+    let id = find(&store, &arguments.image)?.id;
+    let shown = arguments.file.display();
+    if !arguments.overwrite && arguments.file.symlink_metadata().is_ok() {
+        return Err(Failure::new(format!("`{shown}` is there already")).hint("`--overwrite` replaces it").into());
+    }
+    store.store.export(&id, &arguments.file).with_context(|| format!("export to `{shown}`"))
+}
+
+fn extract(globals: &Globals, arguments: &ImageExtract) -> Result<()> {
+    let store = images::open(globals)?;
+    let id = find(&store, &arguments.image)?.id;
+    store
+        .store
+        .extract(&id, &arguments.directory)
+        .with_context(|| format!("extract to `{}`", arguments.directory.display()))
 }
 
 fn collect(globals: &Globals, arguments: &ImageGc) -> Result<()> {

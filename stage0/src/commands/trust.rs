@@ -8,10 +8,10 @@ use crate::failure::Failure;
 use anyhow::{Context, Result};
 use image_tools::key::{KeyId, Scheme};
 use image_tools::name::ImageName;
-use image_tools::trust::{self, AddOptions, Entry, Prefix, TrustDirs};
+use image_tools::obtain::Insecure;
+use image_tools::trust::{self, AddOptions, Entry, Prefix, TrustDirs, TrustedKey};
 use jiff::Timestamp;
-use std::fmt::Write as _;
-use std::io::Read as _;
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::Path;
 
 /// Largest file read: policies and rotations are small.
@@ -21,7 +21,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(crate) fn run(globals: &Globals, command: &Trust) -> Result<String> {
     let dirs = crate::images::trust_dirs(globals)?;
     match command {
-        Trust::Add(add) => self::add(&dirs, add),
+        Trust::Add(add) => self::add(globals, &dirs, add),
         Trust::List(list) => shown(&trust::list(&dirs)?, list.format.format),
         Trust::Show(show) => shown(&covering(&dirs, &show.name)?, show.format.format),
         Trust::Rm(remove) => {
@@ -43,7 +43,7 @@ pub(crate) fn run(globals: &Globals, command: &Trust) -> Result<String> {
     }
 }
 
-fn add(dirs: &TrustDirs, add: &TrustAdd) -> Result<String> {
+fn add(globals: &Globals, dirs: &TrustDirs, add: &TrustAdd) -> Result<String> {
     let options = AddOptions {
         scheme: add.scheme.as_deref().map(Scheme::parse).transpose()?,
         threshold: add.threshold,
@@ -55,10 +55,53 @@ fn add(dirs: &TrustDirs, add: &TrustAdd) -> Result<String> {
         root: add.names.root,
     };
     let prefix = prefix(&add.names)?;
-    let entry = trust::add(dirs, &prefix, &read(&add.key)?, &options)
-        .with_context(|| format!("key `{}`", escape(&add.key.display().to_string())))?;
+    let (place, key) = match &add.key {
+        Some(path) => (path.display().to_string(), read(path)?),
+        None => discovered(globals, &prefix, add.fingerprint.as_deref())?,
+    };
+    let entry = trust::add(dirs, &prefix, &key, &options).with_context(|| format!("key `{}`", escape(&place)))?;
     // The key that was added is the last one of its rule.
     Ok(entry.keys.last().map_or_else(String::new, |key| format!("{}\n", key.id)))
+}
+
+/// A key from the web, which counts only if its fingerprint is known, or a person at the terminal says yes to it.
+fn discovered(globals: &Globals, prefix: &Prefix, fingerprint: Option<&str>) -> Result<(String, String)> {
+    let name = ImageName::parse(&prefix.to_string())
+        .map_err(|_| Failure::usage("a key for this prefix must be given as a file"))?;
+    let insecure = globals.insecure();
+    let insecure = Insecure { image: false, tls: insecure.tls, http: insecure.http };
+    let keys = crate::images::open(globals)?.discover_keys(&name, insecure).map_err(crate::images::failure)?;
+    let mut seen = Vec::new();
+    for (url, text) in keys {
+        let Ok(key) = TrustedKey::parse(&text, None) else { continue };
+        let yes = match fingerprint {
+            Some(fingerprint) => fingerprint == key.fingerprint(),
+            None => confirmed(prefix, &url, &key)?,
+        };
+        if yes {
+            return Ok((url, text));
+        }
+        seen.push(key.fingerprint());
+    }
+    let failure = Failure::new(format!("no key for `{prefix}` was found on the web and accepted"));
+    Err(match &seen[..] {
+        [] => failure.hint("get the key from its owner and name its file"),
+        seen => failure.hint(format!("compare with what the owner says: found {}", seen.join(", "))),
+    }
+    .into())
+}
+
+/// Asks the person at the terminal; without one, nobody says yes.
+fn confirmed(prefix: &Prefix, url: &str, key: &TrustedKey) -> Result<bool> {
+    let Ok(mut terminal) = std::fs::File::options().read(true).write(true).open("/dev/tty") else {
+        let failure = Failure::new(format!("a key from the web for `{prefix}` needs somebody who says yes to it"));
+        return Err(failure.hint("there is no terminal; name the key by `--fingerprint`, or give its file").into());
+    };
+    let (id, fingerprint) = (key.id(), key.fingerprint());
+    write!(terminal, "key {id} from {}\nfingerprint {fingerprint}\ntrust it for `{prefix}`? (yes/no) ", escape(url))?;
+    let mut answer = String::new();
+    std::io::BufReader::new(terminal).take(64).read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
 }
 
 fn prefix(names: &Names) -> Result<Prefix> {
@@ -118,13 +161,13 @@ fn table(entry: &Entry) -> String {
         let mut line = format!("  {} {} {}", key.id, key.scheme, key.fingerprint);
         let times = [("from", &key.not_before), ("until", &key.not_after)];
         for (word, time) in times.into_iter().filter_map(|(word, time)| Some((word, time.as_ref()?))) {
-            let _ = write!(line, " {word} {time}"); // A String takes all.
+            line.push_str(&format!(" {word} {time}"));
         }
         if key.revoked {
             line.push_str(" revoked");
         }
         if let Some(comment) = &key.comment {
-            let _ = write!(line, " ({})", escape(comment)); // A String takes all.
+            line.push_str(&format!(" ({})", escape(comment)));
         }
         text.push_str(&line);
         text.push('\n');

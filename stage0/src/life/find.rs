@@ -23,10 +23,10 @@ pub(crate) fn find(pods: &Pods, text: &str) -> Result<PodDir> {
         return open(pods, &uuid)?.ok_or_else(|| missing().into());
     }
     // A name wins over the start of a UUID: who names a pod `cafe` means that pod.
-    if let Some(uuid) = PodName::parse(text).ok().map(|name| names::owner(pods, &name)).transpose()?.flatten() {
-        if let Some(pod) = open(pods, &uuid)? {
-            return Ok(pod);
-        }
+    if let Some(uuid) = PodName::parse(text).ok().map(|name| names::owner(pods, &name)).transpose()?.flatten()
+        && let Some(pod) = open(pods, &uuid)?
+    {
+        return Ok(pod);
     }
     let prefix = text.to_ascii_lowercase();
     let mut found: Vec<PodUuid> = Vec::new();

@@ -160,7 +160,7 @@ mod tests {
         assert!(collect(&pods, policy(0, 0), now()).unwrap().removed.is_empty(), "it runs");
         drop(pod);
         assert!(collect(&pods, policy(60, 0), now()).unwrap().removed.is_empty(), "it is marked");
-        assert_eq!(pods.uuids(Phase::ExitedGarbage).unwrap(), [uuid.clone()]);
+        assert_eq!(pods.uuids(Phase::ExitedGarbage).unwrap(), std::slice::from_ref(&uuid));
         assert!(collect(&pods, policy(60, 0), now() + Duration::from_secs(50)).unwrap().removed.is_empty());
         assert_eq!(collect(&pods, policy(60, 0), now() + Duration::from_secs(70)).unwrap().removed, [uuid]);
         assert!(pods.uuids(Phase::ExitedGarbage).unwrap().is_empty());

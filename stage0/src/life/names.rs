@@ -18,12 +18,13 @@ pub(crate) fn claim(pods: &Pods, name: &PodName, uuid: &PodUuid) -> Result<()> {
     // The lock orders two claims of one name, so that both cannot see it free.
     let directory = open(pods, true)?.context("open the directory of names")?;
     flock(&directory, FlockOperation::LockExclusive).context("lock the directory of names")?;
-    if let Some(owner) = read(&directory, name.as_str()) {
-        if owner != *uuid && is_alive(pods, &owner)? {
-            return Err(Failure::new(format!("the name `{name}` belongs to pod {owner}"))
-                .hint(format!("stop that pod by `pod stop {name}`, or choose another name"))
-                .into());
-        }
+    if let Some(owner) = read(&directory, name.as_str())
+        && owner != *uuid
+        && is_alive(pods, &owner)?
+    {
+        return Err(Failure::new(format!("the name `{name}` belongs to pod {owner}"))
+            .hint(format!("stop that pod by `pod stop {name}`, or choose another name"))
+            .into());
     }
     let temporary = format!(".{uuid}");
     symlinkat(uuid.as_str(), &directory, &*temporary).with_context(|| format!("record the name `{name}`"))?;
@@ -55,10 +56,10 @@ pub(crate) fn sweep(pods: &Pods) -> Result<()> {
     for entry in rustix::fs::Dir::read_from(&directory).context("read the directory of names")? {
         let entry = entry.context("read the directory of names")?;
         let Ok(name) = entry.file_name().to_str() else { continue };
-        if let Some(owner) = read(&directory, name) {
-            if !pods.exists(&owner)? {
-                let _ = unlinkat(&directory, name, rustix::fs::AtFlags::empty()); // The next gc tries again.
-            }
+        if let Some(owner) = read(&directory, name)
+            && !pods.exists(&owner)?
+        {
+            let _ = unlinkat(&directory, name, rustix::fs::AtFlags::empty()); // The next gc tries again.
         }
     }
     Ok(())

@@ -252,7 +252,7 @@ mod tests {
         pod.write_new("pod.json", b"{}").unwrap();
         assert!(pod.write_new("pod.json", b"{}").is_err());
         pods.advance(&mut pod, Phase::Run).unwrap();
-        assert_eq!(pods.uuids(Phase::Run).unwrap(), [uuid.clone()]);
+        assert_eq!(pods.uuids(Phase::Run).unwrap(), std::slice::from_ref(&uuid));
         assert!(pods.open_pod(Phase::Prepare, &uuid).unwrap().is_none());
         drop(pod);
         assert_eq!(pods.open_pod(Phase::Run, &uuid).unwrap().unwrap().state().unwrap(), State::Exited);

@@ -182,7 +182,7 @@ fn environment(
     }
     environment::resolve(
         context.shared,
-        Own { image: &app.environment, flags: &flags.environment, defaults },
+        &Own { image: &app.environment, flags: &flags.environment, defaults },
         context.facts,
     )
 }

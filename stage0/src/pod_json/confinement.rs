@@ -138,20 +138,20 @@ pub(crate) fn seccomp(flags: &AppFlags, image: Option<&Isolators>, insecure: Ins
             remove(names, errno.unwrap_or(eperm)).map_err(Failure::usage)
         }
         (None, Some(SeccompSet::Retain { syscalls, errno })) => {
-            retain(syscalls, image_errno(errno)?).map_err(of_seccomp)
+            retain(syscalls, image_errno(errno)?).map_err(|error| of_seccomp(&error))
         }
         (None, Some(SeccompSet::Remove { syscalls, errno })) => {
-            remove(syscalls, image_errno(errno)?).map_err(of_seccomp)
+            remove(syscalls, image_errno(errno)?).map_err(|error| of_seccomp(&error))
         }
     }
 }
 
-fn of_seccomp(error: String) -> Failure {
+fn of_seccomp(error: &str) -> Failure {
     Failure::new(format!("the image's seccomp set: {error}"))
 }
 
 fn image_errno(name: &Option<String>) -> Result<Option<i32>, Failure> {
-    name.as_deref().map(|name| sets::errno(name).map_err(of_seccomp)).transpose()
+    name.as_deref().map(|name| sets::errno(name).map_err(|error| of_seccomp(&error))).transpose()
 }
 
 fn retain(names: &[String], errno: Option<i32>) -> Result<Seccomp, String> {

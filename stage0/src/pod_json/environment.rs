@@ -42,7 +42,7 @@ pub(crate) struct Own<'a> {
 }
 
 /// The complete environment of one app.
-pub(crate) fn resolve(shared: &Shared, own: Own<'_>, facts: &Facts) -> Vec<(String, String)> {
+pub(crate) fn resolve(shared: &Shared, own: &Own<'_>, facts: &Facts) -> Vec<(String, String)> {
     let mut list = List::default();
     own.image.iter().chain(&shared.set).for_each(|(key, value)| list.set(key, value));
     for (key, value) in own.flags {
@@ -50,7 +50,7 @@ pub(crate) fn resolve(shared: &Shared, own: Own<'_>, facts: &Facts) -> Vec<(Stri
             Some(value) => list.set(key, value),
             // podman's rule: a name alone takes the caller's value, and nothing if the caller has none.
             None => {
-                facts.environment.iter().filter(|(name, _)| name == key).for_each(|(_, value)| list.set(key, value))
+                facts.environment.iter().filter(|(name, _)| name == key).for_each(|(_, value)| list.set(key, value));
             }
         }
     }
@@ -116,7 +116,7 @@ mod tests {
         let image = pairs(&[("A", "image"), ("I", "image")]);
         let flags = [("C".to_owned(), Some("app".to_owned())), ("ONLY".to_owned(), None), ("NONE".to_owned(), None)];
         let own = Own { image: &image, flags: &flags, defaults: pairs(&[("I", "default"), ("D", "default")]) };
-        let all = resolve(&shared, own, &facts);
+        let all = resolve(&shared, &own, &facts);
         let expected = [
             ("A", "file"),
             ("I", "image"),
@@ -134,7 +134,7 @@ mod tests {
         let shared = Shared { set: Vec::new(), inherited: pairs(&[("A", "caller"), ("PATH", "/caller")]) };
         let image = pairs(&[("A", "image")]);
         let own = Own { image: &image, flags: &[], defaults: Vec::new() };
-        assert_eq!(resolve(&shared, own, &Facts::default()), pairs(&[("A", "image"), ("PATH", "/caller")]));
+        assert_eq!(resolve(&shared, &own, &Facts::default()), pairs(&[("A", "image"), ("PATH", "/caller")]));
     }
 
     #[test]

@@ -74,4 +74,17 @@ mod tests {
             assert!(user_and_group(bad).is_err(), "{bad:?}");
         }
     }
+
+    proptest::proptest! {
+        /// What is accepted as a number is that number and no other, and nothing that is accepted can be read as two fields.
+        #[test]
+        fn what_is_accepted_means_one_thing(text in "[ 0-9a-z+:/x$_.-]{0,12}|[0-9]{1,12}") {
+            if let Ok(spec) = spec(&text) {
+                let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+                proptest::prop_assert_eq!(digits, spec.parse::<u32>().is_ok());
+                proptest::prop_assert!(!digits || text.parse::<u32>().ok() == spec.parse().ok());
+                proptest::prop_assert!(spec.starts_with('/') || !spec.contains([' ', ':', '+', '/']));
+            }
+        }
+    }
 }

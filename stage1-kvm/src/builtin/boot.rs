@@ -55,7 +55,7 @@ pub(super) fn load(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result
 
 fn pvh(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> {
     let start = Some(GuestAddress(memory::HIGH_START));
-    let loaded = Elf::load(memory, None, files.kernel, start).context("load the guest kernel")?;
+    let loaded = Elf::load(memory, None, files.kernel, start).map_err(cause)?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         bail!("the guest kernel has no PVH entry; build it with CONFIG_PVH");
     };
@@ -85,9 +85,12 @@ fn pvh(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> {
 
 fn bzimage(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> {
     let start = Some(GuestAddress(memory::HIGH_START));
-    let loaded = BzImage::load(memory, None, files.kernel, start)
-        .context("load the guest kernel, which is neither an ELF file nor a bzImage that can be loaded")?;
+    let loaded = BzImage::load(memory, None, files.kernel, start).map_err(cause)?;
     let mut header: setup_header = loaded.setup_header.context("the guest kernel has no set-up header")?;
+    // The header counts in units of 16 bytes what must follow it.
+    if loaded.kernel_end - loaded.kernel_load.0 < u64::from(header.syssize) * 16 {
+        bail!("the file of the guest kernel is truncated");
+    }
     if header.version < 0x020c || header.xloadflags & XLF_KERNEL_64 == 0 {
         bail!("the guest kernel has no 64-bit entry");
     }
@@ -112,6 +115,18 @@ fn bzimage(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> 
     memory.write_obj(zero_page, GuestAddress(memory::START_INFO)).context("write the zero page")?;
     page_tables(memory)?;
     Ok(Entry::Long(loaded.kernel_load.0 + ENTRY_64))
+}
+
+/// The loader says everything twice; the innermost cause is what a person needs.
+fn cause(error: linux_loader::loader::Error) -> anyhow::Error {
+    use linux_loader::loader::Error;
+    match error {
+        Error::Elf(error) => anyhow::anyhow!("load the guest kernel as an ELF file: {error:?}"),
+        Error::Bzimage(error) => {
+            anyhow::anyhow!("load the guest kernel, which is no ELF file, as a bzImage: {error:?}")
+        }
+        error => anyhow::anyhow!("load the guest kernel: {error:?}"),
+    }
 }
 
 fn load_initramfs(

@@ -149,3 +149,58 @@ fn install(allowed: &[i64], extra: Option<(i64, SeccompCondition)>) -> Result<()
     let program: BpfProgram = filter.try_into()?;
     seccompiler::apply_filter(&program).context("install the system call filter")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    /// Runs `act` in a copy of this test's process, since what it does to itself has no way back.
+    fn signal_of(test: &str, act: fn()) -> Option<i32> {
+        if std::env::var_os("CONFINED").is_some() {
+            act();
+            std::process::exit(0);
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env("CONFINED", "1").stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().unwrap().signal()
+    }
+
+    #[test]
+    fn a_thread_of_devices_may_not_open_files() {
+        let signal = signal_of("builtin::jail::tests::a_thread_of_devices_may_not_open_files", || {
+            confine_device_thread().unwrap();
+            let _ = std::fs::File::open("/dev/null");
+        });
+        assert_eq!(signal, Some(libc::SIGSYS));
+    }
+
+    #[test]
+    fn a_cpus_thread_may_not_use_other_ioctls() {
+        let signal = signal_of("builtin::jail::tests::a_cpus_thread_may_not_use_other_ioctls", || {
+            confine_cpu_thread().unwrap();
+            let _ = rustix::termios::tcgetwinsize(std::io::stdin());
+        });
+        assert_eq!(signal, Some(libc::SIGSYS));
+    }
+
+    #[test]
+    fn memory_may_not_become_executable() {
+        let signal = signal_of("builtin::jail::tests::memory_may_not_become_executable", || {
+            confine_device_thread().unwrap();
+            super::super::sys::map_executable();
+        });
+        assert_eq!(signal, Some(libc::SIGSYS));
+    }
+
+    #[test]
+    fn what_threads_need_is_allowed() {
+        let signal = signal_of("builtin::jail::tests::what_threads_need_is_allowed", || {
+            confine_device_thread().unwrap();
+            drop(vec![0_u8; 8 << 20]);
+            let _ = rustix::rand::getrandom(&mut [0_u8; 8], rustix::rand::GetRandomFlags::empty());
+        });
+        assert_eq!(signal, None);
+    }
+}

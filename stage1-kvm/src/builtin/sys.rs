@@ -80,3 +80,11 @@ pub(super) fn release(slice: &VolatileSlice<'_>) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+/// Asks for a page to write code to, which a confined thread must not get.
+#[cfg(test)]
+pub(super) fn map_executable() {
+    let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    // SAFETY: a new mapping at a place of the kernel's choice, used by nobody.
+    unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+}

@@ -52,6 +52,7 @@ fn expected(number: u32, argument: [u64; 6], capabilities: &[C], architecture: A
         Default1::No => false,
         Default1::With(any) => any.iter().any(|one| capabilities.contains(one)),
         Default1::By(Rule::Clone) => admin || first & NAMESPACES == 0,
+        Default1::By(Rule::Unshare) => admin || first & (NAMESPACES | 0x80) == 0,
         Default1::By(Rule::Clone3) if !admin => return ENOSYS,
         Default1::By(Rule::Clone3) => true,
         Default1::By(Rule::Personality) => DOMAINS.contains(&first),
@@ -77,6 +78,7 @@ fn default_1_is_the_profile_for_every_number() {
         [0x0002_0008; 6],
         [0x1000_0000; 6], // CLONE_NEWUSER
         [0x0001_0011; 6],
+        [0x80; 6],
     ];
     for architecture in [Architecture::X86_64, Architecture::Aarch64] {
         for capabilities in [&[][..], &[C::SysAdmin], &[C::SysPtrace, C::Bpf], &[C::SysChroot, C::Mknod], C::ALL] {
@@ -112,7 +114,9 @@ fn known_verdicts() {
         ("read", [0; 6], ALLOW),
         ("mount", [0; 6], EPERM_CODE),
         ("chroot", [0; 6], ALLOW),
-        ("unshare", [0; 6], EPERM_CODE),
+        ("unshare", [0x200; 6], ALLOW), // CLONE_FS
+        ("unshare", [0x2_0000; 6], EPERM_CODE),
+        ("unshare", [0x80; 6], EPERM_CODE),
         ("clone3", [0; 6], ENOSYS),
         ("clone", [0x11; 6], ALLOW),
         ("clone", [0x1000_0011; 6], EPERM_CODE),

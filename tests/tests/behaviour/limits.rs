@@ -31,7 +31,13 @@ stage_test!(cpu_time_is_limited, |t| {
     assert!((5..=35).contains(&percent), "{percent} % of a CPU instead of 25");
 });
 
-stage_test!(the_limits_stand_in_the_cgroup_of_the_app, |t| {
+/// On the host, so in namespaces only: in a machine the app's cgroup is the guest's.
+#[test]
+fn the_limits_stand_in_the_cgroup_of_the_app() {
+    tests::on_stage("namespaces", "limits-in-cgroup", limits_in_cgroup);
+}
+
+fn limits_in_cgroup(t: &tests::Test) {
     let pod = t.pod().app("a", "process-sleep 60").with("--memory=64M --pids=33 --cpu-shares=512").start();
     let host: contract::host::Host =
         serde_json::from_slice(&std::fs::read(t.pod_directory(&pod.uuid).join("host.json")).unwrap()).unwrap();
@@ -48,4 +54,4 @@ stage_test!(the_limits_stand_in_the_cgroup_of_the_app, |t| {
     assert_eq!(memory, Some("67108864"), "{found:?}");
     assert_eq!(found.get("pids.max").map(String::as_str), Some("33"), "{found:?}");
     assert!(found.get("cpu.shares").is_none_or(|shares| shares == "512"), "{found:?}");
-});
+}

@@ -6,11 +6,14 @@
 mod bad_input;
 mod confinement;
 mod environment;
+mod first_process;
 mod hostile;
+mod lies;
 mod life;
 mod limits;
 mod outcome;
 mod several;
+mod terminals;
 mod trust;
 mod users;
 mod volumes;

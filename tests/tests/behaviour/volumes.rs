@@ -127,12 +127,31 @@ stage_test!(cve_2024_45310_mount_points_stay_in_the_root, |t| {
     assert!(!std::path::Path::new("/made").exists() && !std::path::Path::new("/tmp/made").exists());
 });
 
-stage_test!(volumes_on_the_kernels_file_systems_are_refused, |t| {
+// CVE-2025-52881: writes to the kernel's files that a mount leads elsewhere.
+stage_test!(cve_2025_52881_volumes_on_the_kernels_files_are_refused, |t| {
     let host = t.path("data");
     fs::create_dir(&host).unwrap();
-    for target in ["/proc", "/proc/sys", "/sys", "/sys/fs/cgroup", "/dev/pts"] {
+    for target in ["/proc", "/proc/sys", "/sys"] {
         let pod = t.pod().app("a", "print ran").with(&format!("-v={}:{target}", host.display())).run();
         pod.assert_exit(125);
         assert!(!pod.stdout.contains("ran"), "{target}");
+    }
+});
+
+// podman CVE-2025-9566: files that the runtime provides, written through links that a volume holds.
+stage_test!(cve_2025_9566_provided_files_do_not_follow_links_of_a_volume, |t| {
+    let victim = t.path("victim");
+    fs::write(&victim, "canary").unwrap();
+    for (kind, target) in [("absolute", victim.display().to_string()), ("missing", "/tmp/pod-escaped".to_owned())] {
+        let etc = t.path(kind);
+        fs::create_dir(&etc).unwrap();
+        for name in ["resolv.conf", "hosts", "hostname"] {
+            std::os::unix::fs::symlink(&target, etc.join(name)).unwrap();
+        }
+        let flags = format!("-v={}:/etc --user=0", etc.display());
+        let pod = t.pod().flag("--dns=192.0.2.1 --hostname=box").app("a", "print ran").with(&flags).run();
+        assert!([0, 125].contains(&pod.code), "{}", pod.outcome);
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "canary");
+        assert!(!std::path::Path::new("/tmp/pod-escaped").exists());
     }
 });

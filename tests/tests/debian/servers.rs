@@ -60,7 +60,7 @@ fn server<'a>(t: &'a Test, image: &str, name: &str, flags: &str, volume: (&Path,
     pod.with(&format!("-v={}:{}", volume.0.display(), volume.1)).start()
 }
 
-stage_test!(redis_keeps_its_data, |t| {
+stage_test!(redis_keeps_its_data, needs[HostNetwork], |t| {
     let image = debian(t);
     let data = owned(t, image, "redis", "redis");
     let port = free_port().to_string();
@@ -77,7 +77,7 @@ stage_test!(redis_keeps_its_data, |t| {
     stops_in_time(&mut pod, 0);
 });
 
-stage_test!(postgresql_keeps_its_data, |t| {
+stage_test!(postgresql_keeps_its_data, needs[HostNetwork], |t| {
     let image = debian(t);
     let data = owned(t, image, "postgres", "postgres");
     let directory = "/usr/lib/postgresql/15/bin";
@@ -104,7 +104,7 @@ stage_test!(postgresql_keeps_its_data, |t| {
     stops_in_time(&mut pod, 0);
 });
 
-stage_test!(nginx_serves_with_workers_of_another_user, |t| {
+stage_test!(nginx_serves_with_workers_of_another_user, needs[HostNetwork], |t| {
     let image = debian(t);
     let site = t.path("site");
     fs::create_dir(&site).unwrap();

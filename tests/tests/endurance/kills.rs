@@ -62,6 +62,18 @@ fn state(t: &Test, uuid: &str) -> String {
     pod.map_or_else(|| "absent".to_owned(), |pod| pod["state"].as_str().unwrap_or("?").to_owned())
 }
 
+/// The state, once it is no longer one of a living pod. PID 1 of the pod dies with the supervisor, but the kernel takes a
+/// moment for all it has to take down, and as long as that holds the lock the pod does live.
+fn settled(t: &Test, uuid: &str) -> String {
+    let begin = Instant::now();
+    loop {
+        let state = state(t, uuid);
+        if !["running", "preparing"].contains(&state.as_str()) || begin.elapsed() > Duration::from_secs(5) {
+            return state;
+        }
+    }
+}
+
 /// How long an undisturbed pod takes from start to its apps' output, so that the deaths fall all over that time.
 fn undisturbed(t: &Test) -> Duration {
     let begin = Instant::now();
@@ -100,7 +112,7 @@ stage_test!(two_hundred_random_kills_leave_nothing, |t| {
         }
         let uuid = fs::read_to_string(&uuid_file).unwrap_or_default().trim().to_owned();
         if !uuid.is_empty() {
-            let state = state(t, &uuid);
+            let state = settled(t, &uuid);
             let ended = ["exited", "aborted-prepare", "embryo", "absent"];
             assert!(ended.contains(&state.as_str()), "kill {number}: the dead pod {uuid} is `{state}`");
         }

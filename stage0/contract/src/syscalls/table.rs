@@ -288,7 +288,7 @@ pub(super) const TABLE: &[Syscall] = &[
     row("faccessat", 269, 48, Yes),
     row("pselect6", 270, 72, Yes),
     row("ppoll", 271, 73, Yes),
-    row("unshare", 272, 97, With(&[C::SysAdmin])),
+    row("unshare", 272, 97, By(Rule::Unshare)),
     row("set_robust_list", 273, 99, Yes),
     row("get_robust_list", 274, 100, Yes),
     row("splice", 275, 76, Yes),

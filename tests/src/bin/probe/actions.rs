@@ -103,7 +103,12 @@ fn wait_until(condition: impl Fn() -> bool) -> Result<()> {
 fn process(words: &[&str]) -> Result<Option<u8>> {
     match words {
         ["process-sleep", seconds] => std::thread::sleep(Duration::from_secs_f64(seconds.parse()?)),
-        ["process-signal", number] => raise(Signal::try_from(number.parse::<i32>()?)?)?,
+        ["process-signal", number] => {
+            let signal = Signal::try_from(number.parse::<i32>()?)?;
+            // The Rust runtime catches SIGSEGV and ignores SIGPIPE.
+            sys::default_action(signal)?;
+            raise(signal)?;
+        }
         ["process-kill", pid, number] => {
             let result = kill(Pid::from_raw(pid.parse()?), Signal::try_from(number.parse::<i32>()?)?);
             println!("{}", result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned()));
@@ -116,6 +121,8 @@ fn process(words: &[&str]) -> Result<Option<u8>> {
             // Not zero, so that every page is really written.
             let memory = vec![1u8; bytes];
             println!("used {}", std::hint::black_box(&memory).len() >> 20);
+            // What follows runs with the memory in use.
+            std::mem::forget(memory);
         }
         ["process-fork", count] => println!("forked {}", fork_sleepers(count.parse()?)?),
         ["process-orphan", seconds] => orphan(Duration::from_secs_f64(seconds.parse()?))?,

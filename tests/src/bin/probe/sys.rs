@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use nix::sys::signal::{self, SigHandler, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use std::io;
@@ -63,6 +64,16 @@ pub(crate) fn attempt(number: i64, arguments: [usize; 6]) -> io::Result<Verdict>
         WaitStatus::Exited(_, errno) => Verdict::Errno(errno),
         WaitStatus::Signaled(_, signal, _) => Verdict::Killed(signal as i32),
         other => return Err(io::Error::other(format!("{other:?}"))),
+    })
+}
+
+/// Gives a signal its default action back.
+pub(crate) fn default_action(signal: Signal) -> io::Result<()> {
+    // SAFETY: SIG_DFL is no function of ours, so nothing of this program runs in a signal handler.
+    unsafe { signal::signal(signal, SigHandler::SigDfl) }.map(|_| ()).or_else(|errno| match errno {
+        // SIGKILL and SIGSTOP have no other action.
+        nix::errno::Errno::EINVAL => Ok(()),
+        other => Err(other.into()),
     })
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn check(filter: Option<&str>) -> Result<ExitCode> {
         lints()?;
         let units = ["test", "--workspace", "--exclude", "tests", "--no-fail-fast"];
         runner(cargo().args(units), &mut sum)?;
+        runner(&mut crate::fuzz::replay(), &mut sum)?;
     }
     let behaviour = ["test", "--package", "tests", "--no-fail-fast"];
     runner(cargo().args(behaviour).args(filter).env(FULL, "1"), &mut sum)?;

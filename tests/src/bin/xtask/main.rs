@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod check;
 mod command;
+mod fuzz;
 mod install;
 mod packages;
 mod run;
@@ -23,6 +24,7 @@ usage: cargo xtask COMMAND
   run [--debug] [ARG…]     build, then `pod run demo` in a data directory of its own; ARGs go to `pod run`
   test [FILTER]            format, lints, unit and behaviour tests; FILTER picks behaviour tests by name
   bench [TABLE…]           the tables of the README: start unpack list together memory pull vm
+  fuzz [TARGET [SECONDS]]  every fuzz target, or one, for 30 s each; needs a nightly compiler
   install PREFIX           release build into PREFIX/bin and PREFIX/lib/pod";
 
 enum Task {
@@ -30,6 +32,7 @@ enum Task {
     Run(build::Profile, Vec<String>),
     Test(Option<String>),
     Bench(Vec<String>),
+    Fuzz(Option<String>, u64),
     Install(PathBuf),
     Help,
 }
@@ -47,6 +50,9 @@ fn parse(mut arguments: Vec<String>) -> Result<Task> {
         ("test", []) => Task::Test(None),
         ("test", [filter]) => Task::Test(Some(filter.clone())),
         ("bench", _) => Task::Bench(rest),
+        ("fuzz", []) => Task::Fuzz(None, fuzz::SECONDS),
+        ("fuzz", [name]) => Task::Fuzz(Some(name.clone()), fuzz::SECONDS),
+        ("fuzz", [name, seconds]) => Task::Fuzz(Some(name.clone()), seconds.parse()?),
         ("install", [prefix]) => Task::Install(PathBuf::from(prefix)),
         ("help" | "--help" | "-h", _) => Task::Help,
         _ => bail!("`{}` is not understood\n{HELP}", arguments.join(" ")),
@@ -62,6 +68,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run(profile, arguments) => return run::run(profile, &arguments),
         Task::Test(filter) => return check::check(filter.as_deref()),
         Task::Bench(tables) => bench::bench(&tables)?,
+        Task::Fuzz(only, seconds) => fuzz::fuzz(only.as_deref(), seconds)?,
         Task::Install(prefix) => install::install(&prefix)?,
         Task::Help => println!("{HELP}"),
     }

@@ -1,0 +1,96 @@
+//! A fetch that is killed at any moment: nothing half-made is visible, the next attempt goes on, and no garbage stays.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use image_tools::obtain::{Images, Insecure, PullPolicy};
+use image_tools::reference::Reference;
+use image_tools::store::{InUse, Store};
+use image_tools::trust::{Policy, TrustDirs};
+
+#[path = "registry/certificates.rs"]
+mod certificates;
+#[path = "registry/layout.rs"]
+mod layout;
+#[path = "registry/server.rs"]
+mod server;
+
+const KILLS: u32 = 20;
+const INSECURE: Insecure = Insecure { image: true, tls: false, http: false };
+
+fn images(root: &Path) -> Images {
+    let store = Store::open(&root.join("store")).expect("store");
+    Images { store, policy: Policy::load(&TrustDirs::new(&root.join("usr"), &root.join("etc"))) }
+}
+
+/// Runs in the process that is killed; without its variable it does nothing.
+#[test]
+fn child() {
+    let Ok(text) = std::env::var("POD_TEST_FETCH") else { return };
+    let (root, name) = text.split_once(' ').expect("two words");
+    let reference = Reference::parse(name).expect("reference");
+    images(Path::new(root)).obtain(&reference, PullPolicy::New, INSECURE).expect("fetched");
+}
+
+#[test]
+fn twenty_killed_fetches_leave_nothing_but_progress() {
+    let root = tempfile::tempdir().expect("temporary directory");
+    let directory = root.path().join("registry");
+    fs::create_dir(&directory).expect("directory");
+    let Some(server) = server::start(&directory) else { return };
+    let local = root.path().join("etc");
+    for name in ["registries.d", "auth.d"] {
+        fs::create_dir_all(local.join(name)).expect("directory");
+    }
+    let rule = format!(r#"{{"registry":"{}","ca":"{}"}}"#, server.host, directory.join("ca.crt").display());
+    fs::write(local.join("registries.d/test.json"), rule).expect("rule");
+    let (user, password) = (server::USER, server::PASSWORD);
+    let login = format!(r#"{{"registries":["{}"],"user":"{user}","password":"{password}"}}"#, server.host);
+    fs::write(local.join("auth.d/test.json"), login).expect("login");
+    let mut random = vec![0_u8; 12 << 20];
+    getrandom::fill(&mut random).expect("entropy");
+    let content: String = random.iter().map(|byte| char::from(b' ' + byte % 64)).collect();
+    let from = layout::layout(&root.path().join("layout"), &content);
+    let name = format!("{}/big:1", server.host);
+    let to = format!("docker://{name}");
+    certificates::run(&mut server::skopeo(&server, &["copy", &format!("oci:{}", from.display()), &to]));
+
+    let mut finished = 0;
+    for kill in 0..KILLS {
+        let mut child = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "child"])
+            .env("POD_TEST_FETCH", format!("{} {name}", root.path().display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("child");
+        // From the first request to the last rename; the moments differ because the machine does.
+        let end = Instant::now() + Duration::from_millis(u64::from(kill) * 20);
+        while Instant::now() < end && child.try_wait().expect("wait").is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().expect("kill");
+        finished += u32::from(child.wait().expect("wait").success());
+        let whole = images(root.path()).store.list().expect("list");
+        for image in &whole {
+            assert!(image.layers.iter().all(|layer| layer.is_dir()), "a listed image is complete");
+        }
+        for image in whole {
+            // Again from the beginning for those that were faster than the kill.
+            images(root.path()).store.remove(&image.id).expect("remove");
+        }
+    }
+    println!("{finished} of {KILLS} fetches finished before their kill");
+    let reference = Reference::parse(&name).expect("reference");
+    let obtained = images(root.path()).obtain(&reference, PullPolicy::New, INSECURE).expect("fetched at last");
+    assert_eq!(fs::read_to_string(obtained.image.layers[1].join("app")).expect("file"), content);
+    let store = images(root.path()).store;
+    store.collect(None, &InUse::default()).expect("collect");
+    for name in ["tmp", "locks"] {
+        let left: Vec<_> = fs::read_dir(root.path().join("store").join(name)).expect("directory").collect();
+        assert!(left.is_empty(), "{name}: {left:?}");
+    }
+    assert_eq!(fs::read_dir(root.path().join("store/layers")).expect("directory").count(), 2);
+}

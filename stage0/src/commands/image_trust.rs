@@ -1,0 +1,59 @@
+//! `pod image verify` and `pod image push`: what is known of an image, and passing it on with that.
+
+use crate::arguments::globals::Globals;
+use crate::arguments::image_commands::{ImagePush, Images};
+use crate::commands::images::find;
+use crate::failure::Failure;
+use crate::{images, output};
+use anyhow::{Context, Result};
+use image_tools::obtain::{Insecure, Trust};
+use image_tools::reference::{Reference, Source};
+
+/// Checks content and signatures of images; says for each which rule and which keys let it run.
+pub(crate) fn verify(globals: &Globals, arguments: &Images) -> Result<()> {
+    let store = images::open(globals)?;
+    for text in &arguments.images {
+        let context = || format!("image `{}`", crate::escape::escape(text));
+        let image = find(&store, text)?;
+        let verified = store.store.verify(&image.id).with_context(context)?;
+        if let Some(damage) = verified.damage.first() {
+            let failure = Failure::new(format!("{}: {damage}", context()));
+            return Err(failure.hint("remove it with `pod image rm` and fetch it again").into());
+        }
+        let obtained =
+            store.stored(&image.id, false, Insecure::default()).map_err(images::failure).with_context(context)?;
+        let grounds = match obtained.trust {
+            Trust::Signature { prefix, keys } if keys.is_empty() => format!("accepted unsigned by rule `{prefix}`"),
+            Trust::Signature { prefix, keys } => format!("signed as rule `{prefix}` asks, by {}", keys.join(", ")),
+            Trust::Digest => "named by its digest".to_owned(),
+            Trust::Insecure => match obtained.audit {
+                Some(refusal) => format!("runs by a rule in audit mode: {refusal}"),
+                None => "let in by --insecure-options=image".to_owned(),
+            },
+        };
+        let version = image.version.map_or_else(String::new, |version| format!(":{version}"));
+        let layers = verified.layers;
+        output::print(&format!("{} {}{version}: {layers} layers intact, {grounds}\n", image.id, image.name))?;
+    }
+    Ok(())
+}
+
+/// Sends an image of the store to a registry; prints the digest that its tag names there.
+pub(crate) fn push(globals: &Globals, arguments: &ImagePush) -> Result<()> {
+    let store = images::open(globals)?;
+    let image = find(&store, &arguments.image)?;
+    let to = match images::reference(&arguments.to)? {
+        Reference::Name(name) | Reference::Source(Source::Registry(name)) => name,
+        Reference::Id(_) | Reference::Source(_) => {
+            let failure = Failure::usage(format!("`{}` is no place at a registry", arguments.to.escape_debug()));
+            return Err(failure.hint("write `docker://registry.example.com/team/app:1.0`").into());
+        }
+    };
+    let insecure = globals.insecure();
+    let insecure = Insecure { image: insecure.image, tls: insecure.tls, http: insecure.http };
+    let digest = store
+        .push(&image, &to, insecure)
+        .map_err(images::failure)
+        .with_context(|| format!("push to `{}`", crate::escape::escape(&arguments.to)))?;
+    output::print(&format!("{digest}\n"))
+}

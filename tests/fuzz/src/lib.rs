@@ -1,0 +1,118 @@
+//! What each fuzz target does with its bytes. The same functions replay the corpus of past findings in an ordinary test.
+//!
+//! A target fails by panicking: on a crash, on an endless loop (libFuzzer's time limit), or on a law that does not hold,
+//! such as "what was parsed and written again parses to the same".
+
+use image_tools::archive::Archive;
+use image_tools::config::ImageConfig;
+use image_tools::limits::Limits;
+use image_tools::minisign::Minisig;
+use image_tools::oci::Document;
+use image_tools::reference::Reference;
+use image_tools::signature::Signature;
+use image_tools::statement::Statement;
+use image_tools::trust::Rule;
+use std::os::fd::AsFd as _;
+
+/// A target's name, as in `cargo xtask fuzz NAME` and `corpus/NAME`, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("archive", archive),
+    ("config", config),
+    ("contract", contract),
+    ("docker_config", docker_config),
+    ("manifest", manifest),
+    ("policy", policy),
+    ("reference", reference),
+    ("signature", signature),
+    ("statement", statement),
+    ("unpack", unpack),
+];
+
+/// A reference is shown as it can be typed.
+pub fn reference(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(parsed) = Reference::parse(text) else { return };
+    let shown = parsed.to_string();
+    assert_eq!(Reference::parse(&shown).as_ref(), Ok(&parsed), "`{text}` is shown as `{shown}`");
+}
+
+/// A manifest or index is one of the two, whatever it was announced as.
+pub fn manifest(bytes: &[u8]) {
+    let _ = Document::parse(bytes, None); // Refusing is fine; only a panic is a finding.
+    let manifest = Document::parse(bytes, Some(image_tools::oci::MANIFEST)).is_ok();
+    let index = Document::parse(bytes, Some(image_tools::oci::INDEX)).is_ok();
+    assert!(!(manifest && index), "a document passes for a manifest and for an index");
+}
+
+/// A native configuration survives being written.
+pub fn config(bytes: &[u8]) {
+    let Ok(parsed) = ImageConfig::parse(bytes) else { return };
+    let again = ImageConfig::parse(&parsed.to_bytes()).expect("what we write we can read");
+    assert_eq!(again.to_bytes(), parsed.to_bytes());
+}
+
+/// A foreign configuration never panics.
+pub fn docker_config(bytes: &[u8]) {
+    let _ = image_tools::source::docker_config::parse(bytes); // Refusing is fine.
+}
+
+/// A statement has one spelling.
+pub fn statement(bytes: &[u8]) {
+    let Ok(parsed) = Statement::parse(bytes) else { return };
+    assert_eq!(parsed.to_text().as_bytes(), bytes, "a second spelling of one statement");
+}
+
+/// Signature files and minisign's own.
+pub fn signature(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(parsed) = Minisig::parse(text) {
+        Minisig::parse(&parsed.to_text()).expect("what we write we can read");
+    }
+    if let Ok(signatures) = Signature::from_file(text) {
+        Signature::from_file(&Signature::to_file(&signatures)).expect("what we write we can read");
+    }
+}
+
+/// A trust rule survives being written, so that editing one cannot loosen it.
+pub fn policy(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(rule) = Rule::parse(text) else { return };
+    let again = Rule::parse(&rule.to_text()).expect("what we write we can read");
+    assert_eq!(again.to_text(), rule.to_text());
+}
+
+/// What other processes may have put into the contract's files and sockets.
+pub fn contract(bytes: &[u8]) {
+    let _ = contract::json::parse::<contract::pod::Pod>(bytes); // Refusing is fine, here and below.
+    let _ = contract::json::parse::<contract::host::Host>(bytes);
+    let _ = serde_json::from_slice::<contract::stage1::Stage1>(bytes);
+    let _ = serde_json::from_slice::<contract::control::Request>(bytes);
+    let _ = serde_json::from_slice::<contract::channel::Event>(bytes);
+}
+
+/// The tar reader alone: every entry, every body, to the end.
+pub fn archive(bytes: &[u8]) {
+    let mut archive = Archive::new(bytes);
+    while let Ok(Some(_)) = archive.next_entry() {
+        if archive.body_bytes(1 << 20).is_err() {
+            return;
+        }
+    }
+}
+
+/// The unpacker: whatever the bytes are, nothing outside its directory changes.
+pub fn unpack(bytes: &[u8]) {
+    let outer = tempfile::tempdir().expect("a temporary directory");
+    let (root, canary) = (outer.path().join("root"), outer.path().join("canary"));
+    std::fs::create_dir(&root).expect("a fresh directory");
+    std::fs::write(&canary, "alive").expect("a fresh file");
+    let directory = std::fs::File::open(&root).expect("it is there");
+    let limits = Limits { bytes: 1 << 20, entries: 1000, ..Limits::default() };
+    let _ = image_tools::unpack::unpack(directory.as_fd(), bytes, &limits); // Refusing is fine.
+    let names: Vec<_> = std::fs::read_dir(outer.path()).expect("it is there").flatten().collect();
+    assert_eq!(names.len(), 2, "the unpacker left its directory: {names:?}");
+    assert_eq!(std::fs::read(&canary).expect("the canary is there"), b"alive");
+}
