@@ -1,7 +1,7 @@
 //! From any source to a native file. Only the content counts: the same image in another archive or with other compression
 //! gives the same layers and the same app, and the same input the same bytes.
 
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::Archive;
 use crate::compression::Compression;
 use crate::config::ConfigError;
 use crate::digest::{Digest, Hasher};
@@ -141,7 +141,7 @@ fn scan<R: BufRead>(reader: R) -> Result<R, UnpackError> {
         normalize_path(&entry.path, &limits)
             .map_err(|why| UnpackError::Entry { path: entry.path.escape_ascii().to_string(), why })?;
     }
-    Ok(archive.finish().map_err(ArchiveError::from)?)
+    Ok(archive.finish()?)
 }
 
 /// Runs `work` for all layers, as many at a time as there are processors.

@@ -148,7 +148,7 @@ fn take_over(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, stat: &Stat) -> rusti
         }
     }
     for name in attributes(upper)? {
-        if &*name == OPAQUE {
+        if *name == *OPAQUE {
             continue;
         }
         let mut value = vec![0; 64 << 10];

@@ -120,6 +120,7 @@ pub struct Index {
 
 /// One or the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // There is one at a time, and it is short-lived.
 pub enum Document {
     /// An image or artifact.
     Manifest(Manifest),

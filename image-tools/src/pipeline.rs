@@ -9,8 +9,9 @@ use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use thiserror::Error;
 
-const BUFFER_BYTES: usize = 256 << 10;
-const BUFFERS: usize = 6;
+/// Large, because each hand-over may wait for a processor; two layers at a time need 8 MiB.
+const BUFFER_BYTES: usize = 1 << 20;
+const BUFFERS: usize = 4;
 
 /// What a compressed blob must be.
 #[derive(Clone, Copy, Debug)]
@@ -114,10 +115,10 @@ pub fn run<T, E: From<BlobError>>(
         // A plain blob is its own content, and is hashed once.
         let hasher = (expected.compression != Compression::None).then(Hasher::default);
         let mut consumer = Consumer { full, empty, buffer: Vec::new(), used: 0, hasher, size: 0 };
-        let result = consume(&mut consumer).and_then(|value| {
+        let result = consume(&mut consumer);
+        if result.is_ok() {
             consumer.drain();
-            Ok(value)
-        });
+        }
         let Consumer { hasher, size: plain_size, full, .. } = consumer;
         drop(full);
         let produced = producer.join().expect("the producer does not panic");

@@ -79,6 +79,7 @@ pub struct Description {
 
 /// The documents of an image.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // There is one for each image that is opened.
 pub enum Content {
     /// It is native already: its bytes are its identity.
     Native {
