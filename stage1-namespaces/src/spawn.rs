@@ -108,6 +108,7 @@ fn end(channel: &OwnedFd, result: Result<Infallible>) -> ! {
 
 /// PID 1, all its life before stage2, without a user namespace.
 fn become_stage2(start: &Start<'_>, supervisor: &OwnedFd, handover: &OwnedFd) -> Result<Infallible> {
+    let_go_of_lock(start)?;
     die_with(supervisor)?;
     let site = build(start)?;
     let program = sealed(&start.stage2, &site)?;
@@ -122,6 +123,7 @@ fn become_stage2(start: &Start<'_>, supervisor: &OwnedFd, handover: &OwnedFd) ->
 
 /// The builder, and in its child PID 1 of a pod with a user namespace.
 fn build_for_users(start: &Start<'_>, supervisor: &OwnedFd, handover: &OwnedFd) -> Result<Infallible> {
+    let_go_of_lock(start)?;
     die_with(supervisor)?;
     let site = build(start)?;
     let program = sealed(&start.stage2, &site)?;
@@ -168,6 +170,11 @@ fn enter_users(start: &Start<'_>, supervisor: &OwnedFd, tree: &OwnedFd, program:
     }
     leave_host(tree.as_fd())?;
     execute(start, program)
+}
+
+/// The lock says that the pod lives. It must end with the supervisor, not a moment later with a child that is still dying.
+fn let_go_of_lock(start: &Start<'_>) -> Result<()> {
+    sys::place(start.pod_file.as_fd(), contract::dir::LOCK_FD).context("let go of the pod's lock")
 }
 
 /// The kernel kills this process when the supervisor dies, which it may have done before it was asked to.
@@ -237,7 +244,6 @@ fn execute(start: &Start<'_>, program: &OwnedFd) -> Result<Infallible> {
     let pod_file = rustix::io::fcntl_dupfd_cloexec(&start.pod_file, 10).context("move fds")?;
     let channel = rustix::io::fcntl_dupfd_cloexec(&start.channel, 10).context("move fds")?;
     sys::close_on_exec_from(3).context("close fds")?;
-    // The first of these also closes this process's copy of the lock.
     sys::place(pod_file.as_fd(), stage2::POD_FD).context("pass `pod.json`")?;
     sys::place(channel.as_fd(), stage2::CHANNEL_FD).context("pass the channel")?;
     start.mask.thread_set_mask().context("restore the signal mask")?;
