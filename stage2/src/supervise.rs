@@ -142,7 +142,14 @@ impl<'a> Supervisor<'a> {
         let place = Place::New(self.pod);
         match launch::start(&place, &Program::of(app), &self.cgroups[index], &streams) {
             Ok(started) => {
-                self.processes.push(Process::new(Role::App(index), started));
+                let mut process = Process::new(Role::App(index), started);
+                if self.outlived {
+                    // It was born into its mount namespace, and may be gone by the time that its report is read.
+                    let all = self.all.take().map_or_else(Processes::new, Ok)?;
+                    process.namespace = all.namespace(process.started.pid);
+                    self.all = Some(all);
+                }
+                self.processes.push(process);
                 Ok(())
             }
             Err(error) => {
@@ -264,11 +271,6 @@ impl<'a> Supervisor<'a> {
                 Report::Failed(failure) => process.failure = Some(failure),
                 Report::Executed => {
                     process.starting = false;
-                    if self.outlived {
-                        let all = self.all.take().map_or_else(Processes::new, Ok)?;
-                        process.namespace = all.namespace(process.started.pid);
-                        self.all = Some(all);
-                    }
                     if process.failure.is_none() {
                         let event = match process.role {
                             Role::App(index) => Event::Started { app: self.pod.apps[index].name.clone() },

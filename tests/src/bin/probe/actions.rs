@@ -126,15 +126,21 @@ fn process(words: &[&str]) -> Result<Option<u8>> {
         }
         ["process-fork", count] => println!("forked {}", fork_sleepers(count.parse()?)?),
         ["process-orphan", seconds] => orphan(Duration::from_secs_f64(seconds.parse()?))?,
-        ["process-count"] => {
-            let entries = fs::read_dir("/proc")?.flatten();
-            let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-            println!("{}", names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).count());
+        ["process-count"] => println!("{}", processes()?),
+        ["process-await-count", count] => {
+            let count: usize = count.parse()?;
+            wait_until(|| processes().is_ok_and(|found| found == count))?;
         }
         ["process-burn", seconds] => burn(Duration::from_secs_f64(seconds.parse()?))?,
         _ => bail!("no such action"),
     }
     Ok(None)
+}
+
+/// How many processes there are in the pod.
+fn processes() -> Result<usize> {
+    let names = fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).count())
 }
 
 fn signals(numbers: &[&str]) -> Result<SigSet> {
