@@ -23,7 +23,7 @@ usage: cargo xtask COMMAND
   build [--debug]          all executables, side by side, with the demo image inside `pod`
   run [--debug] [ARG…]     build, then `pod run demo` in a data directory of its own; ARGs go to `pod run`
   test [FILTER]            format, lints, unit and behaviour tests; FILTER picks behaviour tests by name
-  bench [TABLE…]           the tables of the README: start unpack list together memory pull vm
+  bench [--debug] [TABLE…] the tables of the README: start memory list together unpack
   fuzz [TARGET [SECONDS]]  every fuzz target, or one, for 30 s each; needs a nightly compiler
   install PREFIX           release build into PREFIX/bin and PREFIX/lib/pod";
 
@@ -31,7 +31,7 @@ enum Task {
     Build(build::Profile),
     Run(build::Profile, Vec<String>),
     Test(Option<String>),
-    Bench(Vec<String>),
+    Bench(build::Profile, Vec<String>),
     Fuzz(Option<String>, u64),
     Install(PathBuf),
     Help,
@@ -49,7 +49,7 @@ fn parse(mut arguments: Vec<String>) -> Result<Task> {
         ("run", _) => Task::Run(profile, rest),
         ("test", []) => Task::Test(None),
         ("test", [filter]) => Task::Test(Some(filter.clone())),
-        ("bench", _) => Task::Bench(rest),
+        ("bench", _) => Task::Bench(profile, rest),
         ("fuzz", []) => Task::Fuzz(None, fuzz::SECONDS),
         ("fuzz", [name]) => Task::Fuzz(Some(name.clone()), fuzz::SECONDS),
         ("fuzz", [name, seconds]) => Task::Fuzz(Some(name.clone()), seconds.parse()?),
@@ -67,7 +67,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Run(profile, arguments) => return run::run(profile, &arguments),
         Task::Test(filter) => return check::check(filter.as_deref()),
-        Task::Bench(tables) => bench::bench(&tables)?,
+        Task::Bench(profile, tables) => bench::bench(profile, &tables)?,
         Task::Fuzz(only, seconds) => fuzz::fuzz(only.as_deref(), seconds)?,
         Task::Install(prefix) => install::install(&prefix)?,
         Task::Help => println!("{HELP}"),

@@ -38,7 +38,8 @@ pub(crate) struct World {
     pub(crate) scratch: TempDir,
 }
 
-pub(crate) fn bench(tables: &[String]) -> Result<()> {
+/// Prints the tables asked for, or all. Only what the release profile gives is worth quoting.
+pub(crate) fn bench(profile: Profile, tables: &[String]) -> Result<()> {
     if let Some(unknown) = tables.iter().find(|name| !TABLES.iter().any(|(known, _)| known == name)) {
         let known: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
         bail!("there is no table `{unknown}`; there are {}", known.join(" "));
@@ -47,7 +48,7 @@ pub(crate) fn bench(tables: &[String]) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("measuring starts pods, so it is done by root");
     }
-    let executables = build(Profile::Release)?;
+    let executables = build(profile)?;
     own_mounts().context("hide cgroup v2 from the peers")?;
     let world = World { executables, scratch: tempfile::tempdir()? };
     for (name, table) in TABLES {
