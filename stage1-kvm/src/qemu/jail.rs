@@ -13,6 +13,7 @@ use rustix::mount::{
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 use std::ffi::CString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The user of each machine is its own, so that one that broke out of qemu can neither trace nor signal another: this
@@ -27,7 +28,7 @@ const LINKS: [&str; 5] = ["bin", "sbin", "lib", "lib64", "lib32"];
 pub(crate) fn main(parent: &str, accelerator: &str, program: &str, arguments: &[&str]) -> Result<u8> {
     let user = USER_FIRST + parent.parse::<u32>().context("`PARENT` is not a pid")?;
     namespaces()?;
-    root(accelerator == "kvm").context("put together qemu's root directory")?;
+    root((accelerator == "kvm").then_some(user)).context("put together qemu's root directory")?;
     limits()?;
     privileges(user)?;
     // After the change of user, which clears it.
@@ -52,8 +53,8 @@ fn namespaces() -> Result<()> {
         .context("part from the host's mounts")
 }
 
-/// A root with `/usr` read-only, `/proc` that shows this process only, `/dev/kvm` if asked, and nothing else.
-fn root(kvm: bool) -> Result<()> {
+/// A root with `/usr` read-only, `/proc` that shows this process only, `/dev/kvm` for this user if asked, and nothing else.
+fn root(kvm: Option<u32>) -> Result<()> {
     let root = Path::new(ROOT);
     let sealed = MountFlags::NOSUID | MountFlags::NODEV;
     mount("qemu", root, "tmpfs", sealed, Some(c"mode=0755,size=64k")).context("mount a tmpfs")?;
@@ -73,8 +74,8 @@ fn root(kvm: bool) -> Result<()> {
         }
     }
     bind_file(Path::new("/etc/ld.so.cache"), root, MountFlags::RDONLY | sealed)?;
-    if kvm {
-        bind_file(Path::new("/dev/kvm"), root, MountFlags::NOSUID | MountFlags::NOEXEC)?;
+    if let Some(user) = kvm {
+        kvm_node(&root.join("dev"), user)?;
     }
     // qemu opens kernel and initramfs by their numbers there. Other processes do not show: their user is another.
     let flags = sealed | MountFlags::NOEXEC;
@@ -83,6 +84,19 @@ fn root(kvm: bool) -> Result<()> {
     std::env::set_current_dir(root).context("enter the new root")?;
     rustix::process::pivot_root(".", ".").context("pivot to the new root")?;
     unmount(".", UnmountFlags::DETACH).context("leave the host's root")
+}
+
+/// A node of its own for KVM: the host's belongs to root, or to a group that the user of this machine is not in.
+fn kvm_node(directory: &Path, user: u32) -> Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("dev", directory, "tmpfs", flags, Some(c"mode=0755,size=4k")).context("mount a tmpfs")?;
+    let device = std::fs::metadata("/dev/kvm").context("look at `/dev/kvm`")?.rdev();
+    let node = directory.join("kvm");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &node, rustix::fs::FileType::CharacterDevice, mode, device)
+        .context("make a node for KVM")?;
+    std::os::unix::fs::chown(&node, Some(user), Some(user)).context("give KVM's node to the machine's user")?;
+    mount_remount(directory, flags | MountFlags::RDONLY, c"").context("make `/dev` read-only")
 }
 
 fn bind_read_only(from: &Path, to: &Path) -> Result<()> {
