@@ -22,6 +22,11 @@ impl Failure {
         Self { message: message.into(), hint: None, exit: exit::USAGE }
     }
 
+    /// A failure that the caller must see as this exit code: 126, 127.
+    pub(crate) fn with_exit(message: impl Into<String>, exit: u8) -> Self {
+        Self { message: message.into(), hint: None, exit }
+    }
+
     /// With advice; printed on a line of its own.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

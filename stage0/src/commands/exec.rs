@@ -175,12 +175,10 @@ impl Session {
             Some((Reply::Exited { end }, _)) => {
                 self.drain();
                 self.terminal = None;
-                if let AppEnd::Failed { exit, message } = &end {
-                    let text = format!("pod: exec: {}\n", crate::escape::escape(message));
-                    let _ = rustix::io::write(std::io::stderr(), text.as_bytes()); // Nobody is left to tell.
-                    return Ok(Some(*exit));
+                match end {
+                    AppEnd::Failed { exit, message } => Err(Failure::with_exit(message, exit).into()),
+                    end => Ok(Some(end.exit_code())),
                 }
-                Ok(Some(end.exit_code()))
             }
             Some((Reply::Refused { message }, _)) => Err(Failure::new(message).into()),
             Some((Reply::Status { .. }, _)) => {

@@ -163,10 +163,14 @@ pub(crate) fn stop(globals: &Globals, arguments: &Stop) -> Result<()> {
     let (_, found) = named(globals, &arguments.pods)?;
     // All are told first, so that their grace times run side by side.
     for pod in &found {
-        if pod.state()? == State::Prepared {
-            return Err(Failure::new(format!("pod `{}` is not running", pod.uuid))
-                .hint("`pod rm` removes a prepared pod")
-                .into());
+        let state = pod.state()?;
+        let hint = match state {
+            State::Prepared => "`pod rm` removes a prepared pod",
+            State::Embryo | State::Preparing => "it is just starting; try again, or kill the `pod run` that starts it",
+            _ => "",
+        };
+        if !hint.is_empty() {
+            return Err(Failure::new(format!("pod `{}` is not running", pod.uuid)).hint(hint).into());
         }
         tell_to_stop(pod, arguments).with_context(|| format!("stop pod `{}`", pod.uuid))?;
     }
@@ -222,13 +226,18 @@ pub(crate) fn remove(globals: &Globals, arguments: &Remove) -> Result<()> {
     let (pods, found) = named(globals, &arguments.pods)?;
     for mut pod in found {
         let context = format!("remove pod `{}`", pod.uuid);
-        if !pod.try_lock()? {
+        if !pod.lock_unless_held()? {
             let what = pod.state()?.word();
             return Err(anyhow::Error::new(
                 Failure::new(format!("pod is {what}"))
                     .hint(format!("`pod stop {}` stops a running pod", &pod.uuid.as_str()[..8])),
             )
             .context(context));
+        }
+        if !gc::is_there(&pods, &pod)? {
+            // gc was faster; what the user wants is so.
+            output::print(&format!("{}\n", pod.uuid))?;
+            continue;
         }
         if pod.phase != Phase::ExitedGarbage {
             let to = if pod.phase == Phase::Run { Phase::ExitedGarbage } else { Phase::Garbage };

@@ -6,7 +6,7 @@ use crate::arguments::globals::Globals;
 use crate::cgroup::{hierarchy, make, plan};
 use crate::failure::Failure;
 use crate::life::pods::{PodDir, Pods, new_uuid};
-use crate::life::{find, lease, names};
+use crate::life::{find, gc, lease, names};
 use crate::stage1::{self, Located};
 use crate::{facts, images, output, pod_json, users};
 use anyhow::{Context, Result};
@@ -58,7 +58,7 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     let mut dir = find::find(&pods, &arguments.pod)?;
     let not_prepared = |uuid: &PodUuid, word: &str| Failure::new(format!("pod `{uuid}` is not prepared, it is {word}"));
     // The lock first: of two that run the same pod, one finds it taken.
-    if dir.phase != Phase::Prepared || !dir.try_lock()? {
+    if dir.phase != Phase::Prepared || !dir.lock_unless_held()? || !gc::is_there(&pods, &dir)? {
         return Err(not_prepared(&dir.uuid, dir.state()?.word()).into());
     }
     let pod: Pod = dir.read(POD)?.ok_or_else(|| not_prepared(&dir.uuid, State::Garbage.word()))?;
@@ -107,7 +107,7 @@ fn create(pods: &Pods, pod: &mut Pod, stage1: &Located, cgroups: &plan::Plan) ->
     let written = write_down(pods, &dir, pod, stage1, cgroups);
     if written.is_err() {
         // The caller sees the data directory as before. Should this not succeed, gc meets an aborted pod.
-        let _ = crate::life::gc::remove(pods, &dir);
+        let _ = gc::remove(pods, &dir);
     }
     written.map(|()| dir)
 }

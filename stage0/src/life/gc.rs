@@ -101,7 +101,7 @@ pub(crate) fn remove(pods: &Pods, pod: &PodDir) -> Result<()> {
 }
 
 /// After a lock was taken: the directory may have been renamed or deleted between open and lock.
-fn is_there(pods: &Pods, pod: &PodDir) -> Result<bool> {
+pub(crate) fn is_there(pods: &Pods, pod: &PodDir) -> Result<bool> {
     let own = fstat(pod.fd()).with_context(|| format!("look at pod `{}`", pod.uuid))?;
     Ok(pods.open_pod(pod.phase, &pod.uuid)?.is_some_and(|there| {
         fstat(there.fd()).is_ok_and(|there| there.st_ino == own.st_ino && there.st_dev == own.st_dev)

@@ -162,6 +162,20 @@ impl PodDir {
         }
     }
 
+    /// Takes the lock unless a process that acts for the pod has it. Who only asks for the state (`pod list`) holds a shared
+    /// lock for a moment, and must not make a pod look taken.
+    pub(crate) fn lock_unless_held(&self) -> Result<bool> {
+        for _ in 0..1000 {
+            if self.try_lock()? {
+                return Ok(true);
+            }
+            if self.is_locked()? {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
     /// Sleeps until nobody holds the lock.
     pub(crate) fn wait_unlocked(&self) -> Result<()> {
         rustix::io::retry_on_intr(|| flock(&self.fd, FlockOperation::LockShared))
@@ -256,6 +270,22 @@ mod tests {
         assert!(pods.open_pod(Phase::Prepare, &uuid).unwrap().is_none());
         drop(pod);
         assert_eq!(pods.open_pod(Phase::Run, &uuid).unwrap().unwrap().state().unwrap(), State::Exited);
+    }
+
+    #[test]
+    fn who_asks_is_not_in_the_way() {
+        let data = tempfile::tempdir().unwrap();
+        let pods = Pods::open(data.path()).unwrap();
+        let uuid = new_uuid().unwrap();
+        let holder = pods.create(uuid.clone()).unwrap();
+        let other = pods.open_pod(Phase::Prepare, &uuid).unwrap().unwrap();
+        assert!(!other.lock_unless_held().unwrap());
+        drop(holder);
+        let asking = pods.open_pod(Phase::Prepare, &uuid).unwrap().unwrap();
+        flock(asking.fd(), FlockOperation::LockShared).unwrap();
+        assert!(!other.try_lock().unwrap());
+        drop(asking);
+        assert!(other.lock_unless_held().unwrap());
     }
 
     #[test]
