@@ -436,7 +436,7 @@ fn bombs_are_cut_short() {
 #[test]
 fn a_broken_stream_never_ends_well() {
     let tar = Tar::default().dir("a").file("a/b", &[7; 5000]).pax(&[("path", b"c")]).file("x", b"y").end();
-    for len in [1, 511, 513, 1024 + 100, 1024 + 5000, tar.len() - 1024 - 512 - 1] {
+    for len in [1, 511, 513, 1024 + 100, 1024 + 4999, tar.len() - 1024 - 512 - 1] {
         assert!(Place::new().unpack_with(&tar[..len], &Limits::default()).is_err(), "{len}");
     }
     let mut half = tar[..tar.len() - 512].to_vec();
