@@ -12,10 +12,12 @@ use crate::run::Hint;
 use crate::sys::die_with_parent;
 use anyhow::{Context, Result};
 use arguments::Files;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -104,13 +106,21 @@ fn open_disk(disk: &crate::plan::Disk) -> Result<OwnedFd> {
 /// qemu opens the kernel by name, as a user who may not read everything; one that is not for everybody is copied.
 fn open_kernel(path: &Path) -> Result<OwnedFd> {
     let context = || format!("open the kernel `{}`", path.display());
-    let mut file = File::open(path).with_context(context)?;
+    // Non-blocking: what is no file at all must not make us wait for its other end.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty()).with_context(context)?);
     let stat = rustix::fs::fstat(&file).with_context(context)?;
     anyhow::ensure!(
         rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
         "the kernel `{}` is not a file",
         path.display()
     );
+    let mut head = [0; 0x206];
+    // A shorter file is no kernel either.
+    let read = file.read_exact_at(&mut head, 0).is_ok();
+    // An ELF file, or the header of arch/x86/boot/header.S.
+    let known = head.starts_with(b"\x7fELF") || head.ends_with(b"HdrS");
+    anyhow::ensure!(read && known, "`{}` is not a kernel", path.display());
     if stat.st_mode & 0o004 != 0 {
         return Ok(file.into());
     }

@@ -363,7 +363,9 @@ impl<'a> Supervisor<'a> {
                 "look at its console with `--debug`",
             );
         }
-        let line = report.lines().last().unwrap_or_default();
+        // What the guest's init or its kernel says of its end, else whatever came last.
+        let tells = |line: &&str| line.contains("stage2: guest: ") || line.contains("Kernel panic - not syncing");
+        let line = report.lines().rfind(tells).or(report.lines().last()).unwrap_or_default();
         Hint::error(plain(line), "look at the guest's console with `--debug`")
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use tests::image::{Layer, Recipe};
 
 /// How to compile.
@@ -58,6 +58,16 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     must(cargo().arg("build").args(rest).arg("--bins").args(profile.arguments()).envs(demo_environment(profile)))?;
     declarations(&directory)?;
     Ok(directory)
+}
+
+/// The guest kernel for stage1-kvm, from the cache or, some minutes later, from the distribution's sources. It is not part of
+/// [`build`], as nothing but a microVM needs it.
+pub(crate) fn kernel() -> Result<PathBuf> {
+    let script = workspace().join("stage1-kvm/kernel/build");
+    let output = Command::new(&script).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("run `{}`", script.display()))?;
+    anyhow::ensure!(output.status.success(), "`{}` ended with {}", script.display(), output.status);
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end()))
 }
 
 /// Copies each stage1's declaration to where `pod` looks for it: beside its own executable.

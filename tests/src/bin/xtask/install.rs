@@ -1,7 +1,7 @@
 //! `cargo xtask install PREFIX`: a release build where a user's PATH finds it. `pod` goes to `bin`, what it executes and
 //! reads to `lib/pod`, where it looks relative to itself.
 
-use crate::build::{Profile, build};
+use crate::build::{Profile, build, kernel};
 use crate::packages::{Need, ensure};
 use anyhow::{Context, Result};
 use std::fs;
@@ -28,6 +28,10 @@ pub(crate) fn install(prefix: &Path) -> Result<()> {
         if built.join(&declaration).exists() {
             place(&built.join(&declaration), &library.join(&declaration), 0o644)?;
         }
+    }
+    match kernel() {
+        Ok(kernel) => place(&kernel, &library.join("vmlinux"), 0o644)?,
+        Err(error) => eprintln!("xtask: without a guest kernel for `--stage1=kvm`: {error:#}"),
     }
     println!("{}", programs.join("pod").display());
     Ok(())
