@@ -7,6 +7,7 @@ use crate::failure::Failure;
 use anyhow::{Context, Result};
 use contract::dir::HOST;
 use contract::host::Host;
+use contract::json::ReadError;
 use contract::name::PodUuid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -20,8 +21,13 @@ const DEATH_SECS_MAX: i64 = 10;
 
 /// Releases everything that the pod holds of the host. The caller has the pod's lock.
 pub(crate) fn release(pods: &Pods, pod: &PodDir) -> Result<()> {
-    // Absent: the pod died before it had anything.
-    let Some(host) = pod.read::<Host>(HOST)? else { return Ok(()) };
+    let host = match pod.read::<Host>(HOST) {
+        Ok(Some(host)) => host,
+        // Absent, or not yet whole: the pod died before it had anything, since each entry is written before its thing is made.
+        Ok(None) => return Ok(()),
+        Err(error) if is_cut_short(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
     collect_stage1(pods, pod, &host)?;
     for cgroup in host.cgroups.iter().rev() {
         refuse_foreign(cgroup, &pod.uuid)?;
@@ -33,6 +39,11 @@ pub(crate) fn release(pods: &Pods, pod: &PodDir) -> Result<()> {
         lease::release(pods, &pod.uuid, range)?;
     }
     Ok(())
+}
+
+/// Whether the file ends too early, as one does whose writer was killed.
+fn is_cut_short(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ReadError::Json(json)) if json.is_eof())
 }
 
 /// What the stage1 left outside of `host.json`, it removes itself. One that was uninstalled cannot; its pods go all the same.
