@@ -6,6 +6,7 @@
 
 use crate::digest::Digest;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use std::ffi::CString;
 use std::fs::File;
@@ -63,16 +64,42 @@ pub fn image(store: &Path, id: &Digest, layers: &[PathBuf]) -> Result<PathBuf, B
         }
         _ => {}
     }
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = rustix::fs::open(&directory, flags, Mode::from_raw_mode(0o644))
-        .map_err(|error| io(format!("make a file in `{}`", directory.display()))(error.into()))?;
+    let (file, name) = new_file(&directory)?;
     let made = std::thread::scope(|scope| scope.spawn(|| make(&file, &directory, layers)).join());
-    made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    rustix::fs::fsync(&file).map_err(|error| io("write the block image".into())(error.into()))?;
-    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match rustix::fs::linkat(CWD, name, CWD, &path, AtFlags::SYMLINK_FOLLOW) {
-        // Somebody else made the same image in the meantime.
-        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(path),
+    let result =
+        made.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and_then(|()| publish(&file, &name, &path));
+    if let Some(name) = name {
+        let _ = std::fs::remove_file(name); // Linked under its own name, or of no use.
+    }
+    result.map(|()| path)
+}
+
+/// A file without a name; on file systems that cannot have one (overlayfs before Linux 6.3), one with a name that gc removes.
+fn new_file(directory: &Path) -> Result<(OwnedFd, Option<PathBuf>), BlockError> {
+    let context = || io(format!("make a file in `{}`", directory.display()));
+    let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o644));
+    match rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {
+        Ok(file) => return Ok((file, None)),
+        Err(Errno::OPNOTSUPP) => {}
+        Err(error) => return Err(context()(error.into())),
+    }
+    let name = directory.join(format!(".new-{}", std::process::id()));
+    let file = rustix::fs::open(&name, flags | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW, mode);
+    Ok((file.map_err(|error| context()(error.into()))?, Some(name)))
+}
+
+/// Gives the finished file its name. Somebody else may have made the same image in the meantime.
+fn publish(file: &OwnedFd, name: &Option<PathBuf>, path: &Path) -> Result<(), BlockError> {
+    rustix::fs::fsync(file).map_err(|error| io("write the block image".into())(error.into()))?;
+    let linked = match name {
+        Some(name) => rustix::fs::linkat(CWD, name, CWD, path, AtFlags::empty()),
+        None => {
+            let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(CWD, name, CWD, path, AtFlags::SYMLINK_FOLLOW)
+        }
+    };
+    match linked {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(io(format!("name `{}`", path.display()))(error.into())),
     }
 }
