@@ -100,6 +100,8 @@ pub(crate) fn podman(storage: &Path) -> Command {
 /// Removes what the peers leave outside of their directories: podman's parent cgroups. One in use stays.
 pub(crate) fn sweep() {
     for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        let _ = fs::remove_dir(entry.path().join("libpod_parent")); // Absent, or not empty: somebody else's.
+        for name in ["libpod_parent/conmon", "libpod_parent"] {
+            let _ = fs::remove_dir(entry.path().join(name)); // Absent, or not empty: somebody else's.
+        }
     }
 }
