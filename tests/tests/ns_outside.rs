@@ -75,7 +75,9 @@ fn stage2_holds_neither_the_lock_nor_a_directory_of_the_host() {
 
 #[test]
 fn a_waiting_pod_takes_little_memory() {
-    const KIB_MAX: u64 = 2048;
+    // The promise is about release builds, and the memory table of `cargo xtask bench` holds it; a debug build has
+    // twice the code to keep in memory.
+    const KIB_MAX: u64 = if cfg!(debug_assertions) { 3072 } else { 2048 };
     on_stage("namespaces", "ns_memory", |t| {
         let pod = t.pod().app("a", "process-sleep 600").start();
         let processes = [pod.pid(), init_of(&pod)];
