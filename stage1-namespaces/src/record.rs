@@ -6,6 +6,7 @@ use contract::pod::Pod;
 use contract::status::{AppEnd, AppStatus};
 use contract::{dir, exit};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -157,7 +158,7 @@ impl Statuses {
 
 fn open_directory(pod_directory: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     match rustix::fs::mkdirat(pod_directory, dir::STATUS, Mode::from(0o700)) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error),
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -182,11 +183,19 @@ pub(crate) fn open(directory: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     rustix::fs::openat(directory, name, flags, Mode::empty()).with_context(|| format!("open `{name}`"))
 }
 
-/// Opens a `cgroup.procs`, by a path that stage0 wrote.
+/// Opens the file of a cgroup by which a process moves itself there, by a path that stage0 wrote.
+///
+/// On v1 that is `tasks`, not `cgroup.procs`: moving a whole process takes a lock against every fork of the machine, which
+/// on an idle machine waits 10 to 20 ms for an RCU grace period. A thread that moves itself takes no such lock, and the
+/// process that joins has one thread. On v2 a thread may not leave its process's cgroup, so there it is `cgroup.procs`.
 pub(crate) fn open_cgroup(path: &Path) -> Result<OwnedFd> {
-    let procs = path.join("cgroup.procs");
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, &procs, flags, Mode::empty()).with_context(|| format!("open `{}`", procs.display()))
+    let open = |name: &str| rustix::fs::openat(CWD, path.join(name), flags, Mode::empty());
+    match open("tasks") {
+        Err(Errno::NOENT) => open("cgroup.procs"),
+        other => other,
+    }
+    .with_context(|| format!("open cgroup `{}`", path.display()))
 }
 
 #[cfg(test)]

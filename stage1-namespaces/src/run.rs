@@ -114,7 +114,7 @@ fn taken(number: i32, namespace: &str) -> Result<OwnedFd> {
     sys::inherited(number).with_context(|| format!("take the pod's {namespace} namespace on fd {number}"))
 }
 
-/// Opens the `cgroup.procs` files of every app for it to join by: from inside the pod they cannot be reached.
+/// Opens the files of cgroups by which every app joins them: from inside the pod they cannot be reached.
 fn start_apps(pod: &Pod, lock: &OwnedFd, channel: &Channel, tty: Option<(u16, u16)>) -> Result<()> {
     let host: Host = read(record::open(lock.as_fd(), dir::HOST)?.as_fd()).context("read `host.json`")?;
     let mut fds = Vec::new();

@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use std::io::Read;
 
-/// Moves this process into each cgroup: writing 0 to `cgroup.procs` means the writer itself, so no pid can be mistaken.
+/// Moves this process into each cgroup: writing 0 to `tasks` or `cgroup.procs` means the writer itself, so no pid can be mistaken.
 pub(crate) fn join(procs: &[OwnedFd]) -> Result<()> {
     for procs in procs {
         rustix::io::write(procs, b"0").context("join the app's cgroup")?;

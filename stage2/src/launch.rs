@@ -55,7 +55,7 @@ pub(crate) enum Place<'a> {
     Beside(BorrowedFd<'a>),
 }
 
-/// Starts a program. `cgroups` are the app's `cgroup.procs`.
+/// Starts a program. `cgroups` are the files by which it joins the app's cgroups.
 pub(crate) fn start(
     place: &Place<'_>,
     program: &Program<'_>,

@@ -35,7 +35,7 @@ const QUIET_MILLIS: Millis = 1000;
 pub(crate) struct Supervisor<'a> {
     pod: &'a Pod,
     channel: &'a Channel,
-    /// Of each app, by its place: `cgroup.procs` of its cgroups.
+    /// Of each app, by its place: the files by which it joins its cgroups.
     cgroups: Vec<Vec<OwnedFd>>,
     terminal_size: Option<(u16, u16)>,
     life: Life,

@@ -28,8 +28,8 @@ pub const DATA_BYTES_MAX: usize = 32 << 10;
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
     /// First message in namespaces, in the socket before stage2 runs. The packet carries, for each entry and in order, as
-    /// many fds as it says: `cgroup.procs` files, open for writing, that the app's first process writes `0` to. A packet
-    /// holds at most [`FDS_MAX`]; the rest follow in packets of one byte `+`.
+    /// many fds as it says: `tasks` files of cgroup v1 or `cgroup.procs` files of v2, open for writing, that the app's first
+    /// process writes `0` to while it has one thread. A packet holds at most [`FDS_MAX`]; the rest follow in packets of one byte `+`.
     Start {
         /// How many cgroup fds each app has.
         cgroups: Vec<(AppName, usize)>,
