@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["run", uuid] => run::run(uuid),
+        ["run", uuid] => run::run(uuid).map(|ended| report(&ended)),
         ["vmm"] => return builtin::main(),
         ["probe"] => return probe(),
         ["qemu", parent, accelerator, program, rest @ ..] => qemu::jail::main(parent, accelerator, program, rest),
@@ -49,6 +49,18 @@ fn main() -> ExitCode {
             ExitCode::from(contract::exit::FAILURE)
         }
     }
+}
+
+/// Prints why apps did not start, and gives the pod's exit code.
+fn report(ended: &supervise::Ended) -> u8 {
+    for failure in &ended.failures {
+        let (message, hint) = failure.split_once("\nhint: ").map_or((failure.as_str(), None), |(a, b)| (a, Some(b)));
+        eprintln!("pod: run: {}", supervise::plain(message));
+        if let Some(hint) = hint {
+            eprintln!("hint: {}", supervise::plain(hint));
+        }
+    }
+    ended.exit
 }
 
 /// The probe's process: its parent reads why, if it does not succeed.

@@ -31,8 +31,8 @@ impl fmt::Display for Hint {
 
 impl std::error::Error for Hint {}
 
-/// Runs the pod of the current directory and gives its exit code.
-pub(crate) fn run(uuid: &str) -> Result<u8> {
+/// Runs the pod of the current directory to its end.
+pub(crate) fn run(uuid: &str) -> Result<supervise::Ended> {
     let uuid = PodUuid::parse(uuid)?;
     // The pod lives as long as its lock is held, so no child may hold it: neither a hypervisor nor what serves a volume.
     let first = u32::try_from(contract::dir::LOCK_FD)?;

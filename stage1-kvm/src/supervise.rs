@@ -14,7 +14,7 @@ use contract::channel::{Command, Event, WINDOW_BYTES};
 use contract::control::Reply;
 use contract::name::AppName;
 use contract::pod::{Pod, Stdio};
-use contract::status::AppStatus;
+use contract::status::{AppEnd, AppStatus};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -31,8 +31,16 @@ const DRAIN_SECS_MAX: u64 = 5;
 /// What a stopped guest may take beyond the longest grace time.
 const STOP_SECS_EXTRA: u64 = 15;
 
-/// Runs `machine` until the pod is over and gives the pod's exit code. The hypervisor is gone when this returns.
-pub(crate) fn supervise(pod: &Pod, machine: Machine) -> Result<u8> {
+/// How a pod ended.
+pub(crate) struct Ended {
+    /// Its exit code.
+    pub(crate) exit: u8,
+    /// Why apps could not be started; the guest's words.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Runs `machine` until the pod is over. The hypervisor is gone when this returns.
+pub(crate) fn supervise(pod: &Pod, machine: Machine) -> Result<Ended> {
     let mut guard = Processes(machine);
     let signals = watch_signals()?;
     let tty = pod.apps.iter().any(|app| app.stdio == Stdio::Tty);
@@ -42,7 +50,7 @@ pub(crate) fn supervise(pod: &Pod, machine: Machine) -> Result<u8> {
     supervisor.channel.send(&Command::Start { cgroups: Vec::new(), tty: terminal::size().filter(|_| tty) })?;
     let result = supervisor.run(&mut guard.0);
     guard.kill();
-    result
+    Ok(Ended { exit: result?, failures: supervisor.failures() })
 }
 
 /// The hypervisor and its helpers, killed when this goes.
@@ -350,6 +358,14 @@ impl<'a> Supervisor<'a> {
         taken(0, self.outputs[stream].push(&bytes), &mut self.channel)
     }
 
+    fn failures(&self) -> Vec<String> {
+        let failed = self.apps.iter().filter_map(|(name, status)| match &status.end {
+            Some(AppEnd::Failed { message, .. }) => Some(format!("app `{name}`: {message}")),
+            _ => None,
+        });
+        failed.collect()
+    }
+
     /// The hypervisor has closed everything, so it is at its end or past it.
     fn ended_early(&self, process: &mut Child) -> anyhow::Error {
         if let Some(signal) = process.wait().ok().and_then(|status| status.signal()) {
@@ -371,7 +387,7 @@ impl<'a> Supervisor<'a> {
 }
 
 /// Text from the guest without what would command a terminal.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 

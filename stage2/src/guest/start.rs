@@ -106,7 +106,11 @@ pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 /// The child: fds 0 to 4 as in namespaces, nothing beyond, then the same code.
 fn child(core: fn() -> u8, fds: [BorrowedFd<'_>; 5]) -> ! {
     let code = match sys::arrange(fds) {
-        Ok(()) => core(),
+        Ok(()) => {
+            // PID 1 is called the same in every pod; a name is only a name, so an error does not matter.
+            let _ = rustix::thread::set_name(c"stage2");
+            core()
+        }
         Err(error) => {
             eprintln!("stage2: guest: arrange the standard streams: {error}");
             contract::exit::FAILURE

@@ -28,7 +28,9 @@ stage_test!(cpu_time_is_limited, |t| {
     let pod = t.pod().app("a", "process-burn 1.5").with("--cpu=250m").run();
     pod.assert_exit(0);
     let percent: u32 = pod.stdout.trim().trim_start_matches("percent ").parse().unwrap();
-    assert!((5..=35).contains(&percent), "{percent} % of a CPU instead of 25");
+    // An emulated machine's clock is coarse beside its CPU.
+    let percent_max = if t.stage1() == "kvm" { 60 } else { 35 };
+    assert!((5..=percent_max).contains(&percent), "{percent} % of a CPU instead of 25");
 });
 
 /// On the host, so in namespaces only: in a machine the app's cgroup is the guest's.

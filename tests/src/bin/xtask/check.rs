@@ -3,7 +3,7 @@
 //! The last line is the sum of all test runners: `N passed, N failed`. In this full run a test that would skip itself for
 //! want of root or of a tool fails instead: nothing is counted as passed that did not run.
 
-use crate::build::{Profile, build, demo_environment};
+use crate::build::{self, Profile, build, demo_environment};
 use crate::command::{cargo, must};
 use crate::packages::{Need, ensure};
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-/// Set for the behaviour tests: a skip is a failure.
+/// Set for the tests: a skip is a failure.
 const FULL: &str = "POD_TESTS_FULL";
 
 #[derive(Default)]
@@ -31,10 +31,12 @@ pub(crate) fn check(filter: Option<&str>) -> Result<ExitCode> {
     if filter.is_none() {
         lints()?;
         let units = ["test", "--workspace", "--exclude", "tests", "--no-fail-fast"];
-        runner(cargo().args(units), &mut sum)?;
+        runner(cargo().args(units).env(FULL, "1"), &mut sum)?;
         runner(&mut crate::fuzz::replay(), &mut sum)?;
     }
-    let behaviour = ["test", "--package", "tests", "--no-fail-fast"];
+    // The tests on stage1-kvm boot this kernel; it is built once for each content of its sources.
+    build::kernel()?;
+    let behaviour = ["test", "--package", "tests", "--features", "kvm", "--no-fail-fast"];
     runner(cargo().args(behaviour).args(filter).env(FULL, "1"), &mut sum)?;
     eprintln!("xtask: {} s", begin.elapsed().as_secs());
     println!("{} passed, {} failed", sum.passed, sum.failed);

@@ -1,7 +1,7 @@
 //! The Debian packages a task needs: the missing ones are named, and installed when this runs as root.
 //!
-//! Services of server packages are not wanted on the build machine, so servers are never installed here: the tests bring
-//! them in roots of their own, made by debootstrap.
+//! Services of server packages are not wanted on the build machine, so servers are not installed here: the tests bring
+//! them in roots of their own, made by debootstrap. The one exception is the registry, which listens on the loopback only.
 
 use crate::command::must;
 use anyhow::{Context, Result, bail};
@@ -32,6 +32,9 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Test, "skopeo", &["/usr/bin/skopeo"]),
     (Need::Test, "umoci", &["/usr/bin/umoci"]),
     (Need::Test, "crun", &["/usr/bin/crun"]),
+    (Need::Test, "docker-registry", &["/usr/bin/docker-registry"]),
+    (Need::Test, "apache2-utils", &["/usr/bin/htpasswd"]),
+    (Need::Test, "openssl", &["/usr/bin/openssl"]),
     (Need::Test, "xz-utils", &["/usr/bin/xz"]),
     (Need::Test, "qemu-system-x86", &["/usr/bin/qemu-system-x86_64"]),
     (Need::Test, "qemu-system-common", &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]),
@@ -74,6 +77,10 @@ pub(crate) fn ensure(need: Need) -> Result<()> {
 
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
-    command.args(["--quiet", "--quiet"]).env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
+    command
+        .args(["--quiet", "--quiet"])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1")
+        .stdin(std::process::Stdio::null());
     command
 }
