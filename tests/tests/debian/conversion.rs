@@ -119,7 +119,7 @@ const LIKE_PODMAN: &[&str] = &[
     "hostname other 2>/dev/null; echo $?",
     "ls -l /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty | cut -d' ' -f1,5,6",
     "ls /dev/fd/ | wc -l; ls -d /dev/shm /dev/pts /dev/mqueue; stat -c %a /dev/shm /tmp",
-    "head -c 1 /proc/kcore | wc -c; ls /proc/acpi /sys/firmware | wc -l",
+    "head -c 1 /proc/kcore | wc -c; find /proc/acpi /sys/firmware -mindepth 1 2>/dev/null | wc -l",
     "echo x 2>/dev/null > /proc/sys/kernel/core_pattern; echo $?",
     "ulimit -c; kill -0 1; echo $?",
     "mkfifo /fifo && ln /etc/passwd /hard && ln -s /etc /soft && cat /hard | wc -l",
