@@ -28,8 +28,8 @@ stage_test!(cpu_time_is_limited, |t| {
     let pod = t.pod().app("a", "process-burn 1.5").with("--cpu=250m").run();
     pod.assert_exit(0);
     let percent: u32 = pod.stdout.trim().trim_start_matches("percent ").parse().unwrap();
-    // An emulated machine's clock is coarse beside its CPU.
-    let percent_max = if t.stage1() == "kvm" { 60 } else { 35 };
+    // The clock of an emulated machine, as the testbed and a microVM without KVM are, is coarse beside its CPU.
+    let percent_max = if t.stage1() == "kvm" { 60 } else { 45 };
     assert!((5..=percent_max).contains(&percent), "{percent} % of a CPU instead of 25");
 });
 
