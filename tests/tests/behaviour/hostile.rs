@@ -194,6 +194,24 @@ stage_test!(cve_2025_31133_dev_null_as_a_link, |t| {
     canary.assert_alive("a link for /dev/null");
 });
 
+// runc CVE-2025-52565: the terminal's mount on /dev/console is led elsewhere, by a link of the image or by one put in its way.
+stage_test!(cve_2025_52565_the_console_is_no_link, |t| {
+    let canary = Canary::new(t);
+    let layer = base()
+        .directory("dev", 0o755)
+        .symlink("dev/console", "/proc/sys/kernel/core_pattern")
+        .symlink("dev/pts", "/proc/sys/kernel");
+    let image = t.signed(&recipe(vec![layer]), "example.com/console:1").display().to_string();
+    let before = fs::read("/proc/sys/kernel/core_pattern").unwrap();
+    let words = "stream-terminal then file-write /dev/console typed then exit 6";
+    let (command, _) = t.pod().flag("--interactive").app_of(&image, "a", words).spawnable();
+    let (code, shown) = tests::Terminal::run(&command, 24, 80).wait();
+    assert_eq!(code, 6, "{shown}");
+    assert!(shown.contains("terminal [true, true, true]") && shown.contains("typed"), "{shown}");
+    assert_eq!(fs::read("/proc/sys/kernel/core_pattern").unwrap(), before);
+    canary.assert_alive("a link for /dev/console");
+});
+
 // podman CVE-2024-9676: /etc/passwd as a FIFO or as a link to one: no hang, and no reading of the host's file.
 stage_test!(cve_2024_9676_the_user_file_is_no_fifo, |t| {
     let canary = Canary::new(t);
