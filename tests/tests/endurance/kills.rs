@@ -91,6 +91,7 @@ fn undisturbed(t: &Test) -> Duration {
 }
 
 stage_test!(random_kills_leave_nothing, |t| {
+    let _turn = crate::turn();
     let mut random = Random::new();
     undisturbed(t);
     let life = undisturbed(t) * 3 / 2;
@@ -132,6 +133,7 @@ stage_test!(random_kills_leave_nothing, |t| {
 });
 
 stage_test!(gc_itself_can_be_killed, |t| {
+    let _turn = crate::turn();
     let mut random = Random::new();
     for _ in 0..10 {
         for _ in 0..3 {

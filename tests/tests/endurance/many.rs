@@ -1,5 +1,6 @@
 //! Hundreds of pods at once, and a thousand listed; as machines fewer, because each has a kernel and memory of its own.
 
+use std::fs::File;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tests::stage_test;
@@ -10,17 +11,20 @@ fn counts(stage1: &str) -> (usize, usize) {
 }
 
 stage_test!(many_pods_start_at_once_and_more_are_listed, |t| {
+    let _turn = crate::turn();
     let (together, listed) = counts(t.stage1());
     t.probe();
     let begin = Instant::now();
     let mut children: Vec<Child> = Vec::new();
+    let errors = t.path("errors");
     for _ in 0..together {
         let (mut command, _) = t.pod().app("a", "true").spawnable();
-        children.push(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let stderr = File::options().create(true).append(true).open(&errors).unwrap();
+        children.push(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap());
     }
     let codes: Vec<Option<i32>> = children.iter_mut().map(|child| child.wait().unwrap().code()).collect();
     let failed = codes.iter().filter(|code| **code != Some(0)).count();
-    assert_eq!(failed, 0, "{failed} of {together} failed: {codes:?}");
+    assert_eq!(failed, 0, "{failed} of {together} failed: {}", std::fs::read_to_string(&errors).unwrap());
     println!("{together} pods at once: {:?}", begin.elapsed());
     while t.uuids().len() < listed {
         t.pod().app("a", "true").prepare();
