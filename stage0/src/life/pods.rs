@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use contract::dir::{Phase, State};
 use contract::name::PodUuid;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write;
@@ -11,6 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// The phase whose directory is made after all others, so that where it is, they are.
+const LAST_MADE: Phase = Phase::ALL[Phase::ALL.len() - 1];
 
 /// `$DATA/pods`.
 #[derive(Debug)]
@@ -35,14 +38,13 @@ impl Pods {
     pub(crate) fn open(data: &Path) -> Result<Self> {
         let data = std::path::absolute(data).with_context(|| format!("resolve `{}`", data.display()))?;
         let path = data.join("pods");
-        let fd = match openat(CWD, &path, DIRECTORY, Mode::empty()) {
-            Err(Errno::NOENT) => {
-                make_phases(&path).with_context(|| format!("make `{}`", path.display()))?;
-                openat(CWD, &path, DIRECTORY, Mode::empty())
-            }
-            other => other,
-        };
-        Ok(Self { fd: fd.with_context(|| format!("open `{}`", path.display()))?, data })
+        // The directory itself says little: who makes it may just be making the phases, or was killed at it.
+        let last = path.join(LAST_MADE.directory());
+        if statat(CWD, last, AtFlags::SYMLINK_NOFOLLOW).is_err_and(|error| error == Errno::NOENT) {
+            make_phases(&path).with_context(|| format!("make `{}`", path.display()))?;
+        }
+        let fd = openat(CWD, &path, DIRECTORY, Mode::empty()).with_context(|| format!("open `{}`", path.display()))?;
+        Ok(Self { fd, data })
     }
 
     /// Opens `$DATA/pods` for reading about pods; `None` if there never was one.
@@ -270,6 +272,22 @@ mod tests {
         assert!(pods.open_pod(Phase::Prepare, &uuid).unwrap().is_none());
         drop(pod);
         assert_eq!(pods.open_pod(Phase::Run, &uuid).unwrap().unwrap().state().unwrap(), State::Exited);
+    }
+
+    #[test]
+    fn phases_half_made_are_made_whole() {
+        let data = tempfile::tempdir().unwrap();
+        for made in 0..Phase::ALL.len() {
+            let directory = data.path().join(made.to_string());
+            for phase in &Phase::ALL[..made] {
+                std::fs::create_dir_all(directory.join("pods").join(phase.directory())).unwrap();
+            }
+            let pods = Pods::open(&directory).unwrap();
+            let mut pod = pods.create(new_uuid().unwrap()).unwrap();
+            for phase in [Phase::Run, Phase::ExitedGarbage] {
+                pods.advance(&mut pod, phase).unwrap();
+            }
+        }
     }
 
     #[test]

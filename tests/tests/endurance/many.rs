@@ -40,3 +40,28 @@ stage_test!(many_pods_start_at_once_and_more_are_listed, |t| {
     // The promise is for a release build; this one only must not be out of all proportion.
     assert!(time < Duration::from_secs(2), "listing {listed} pods took {time:?}");
 });
+
+/// Rounds, and pods at once in each.
+fn firsts(stage1: &str) -> (usize, usize) {
+    if stage1 == "kvm" { (2, 4) } else { (30, 8) }
+}
+
+// Who finds no `pods` directory makes it, and so do all others that start at that moment.
+stage_test!(the_first_pods_of_a_data_directory_come_at_once, |t| {
+    let _turn = crate::turn();
+    let (rounds, together) = firsts(t.stage1());
+    t.probe();
+    for round in 0..rounds {
+        let start = || {
+            let (mut command, _) = t.pod().app("a", "true").spawnable();
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<Child> = (0..together).map(|_| start()).collect();
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "round {round}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        t.cli(["gc", "--grace-period=0s"]).assert_exit(0);
+        std::fs::remove_dir_all(t.data().join("pods")).unwrap();
+    }
+});
