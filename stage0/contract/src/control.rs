@@ -37,6 +37,7 @@ pub enum Request {
         grace_millis: Option<u64>,
     },
     /// Ask how the apps are.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Status,
 }
 
@@ -67,6 +68,7 @@ pub struct Exec {
 #[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reply {
     /// The process runs. With a terminal, the packet carries the fd of its master side by SCM_RIGHTS.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Started,
     /// It ended; last message of the session.
     Exited {
@@ -74,6 +76,7 @@ pub enum Reply {
         end: AppEnd,
     },
     /// The request was understood and is being carried out.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Accepted,
     /// The request was refused.
     Refused {

@@ -70,6 +70,7 @@ pub enum VolumeSource {
         read_only: bool,
     },
     /// Made by the guest in its memory, with the mode and owner that `pod.json` says.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Memory,
 }
 

@@ -69,3 +69,27 @@ impl<'de> Deserialize<'de> for Version {
         }
     }
 }
+
+/// For the variants without fields of enums with a tag, for which serde's `deny_unknown_fields` does not hold: there, too, a
+/// field that this version does not know is an error.
+pub(crate) fn no_fields<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NoFields {}
+    NoFields::deserialize(deserializer).map(|NoFields {}| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::pod::{Network, Seccomp};
+
+    #[test]
+    fn variants_without_fields_take_none() {
+        assert_eq!(serde_json::from_str::<Network>(r#"{"mode":"none"}"#).unwrap(), Network::None);
+        assert_eq!(serde_json::from_str::<Seccomp>(r#"{"mode":"default-1"}"#).unwrap(), Seccomp::Default1);
+        for text in [r#"{"mode":"none","x":1}"#, r#"{"x":1,"mode":"host"}"#] {
+            assert!(serde_json::from_str::<Network>(text).unwrap_err().to_string().contains("`x`"), "{text}");
+        }
+        assert!(serde_json::from_str::<Seccomp>(r#"{"mode":"unconfined","syscalls":[]}"#).is_err());
+    }
+}

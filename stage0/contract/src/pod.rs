@@ -176,8 +176,10 @@ pub enum Trust {
         keys: Vec<String>,
     },
     /// The user named the image by its digest.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Digest,
     /// `--insecure-options=image`.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Insecure,
 }
 
@@ -294,11 +296,14 @@ pub enum DeviceKind {
 #[serde(tag = "mode", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Network {
     /// The host's network namespace; fd 4 is absent.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Host,
     /// Loopback only. Without `--private-users` and without fd 4 a stage1 makes the namespace itself, which is the
     /// fast path: nothing in it has to outlive the pod.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     None,
     /// The namespace on fd 4, configured by stage0.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Joined,
 }
 
@@ -370,9 +375,11 @@ pub struct IoLimit {
 #[serde(tag = "mode", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Seccomp {
     /// No filter.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Unconfined,
     /// The profile `default-1`, described in the README: argument rules, EPERM, and wider for some capabilities.
     #[serde(rename = "default-1")]
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Default1,
     /// Only these system calls; names were expanded from groups and checked by stage0.
     Retain {
@@ -452,7 +459,9 @@ pub enum Stdio {
         stdin: bool,
     },
     /// A terminal of the app's own, joined to the caller's.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Tty,
     /// `/dev/null` for all three.
+    #[serde(deserialize_with = "crate::json::no_fields")]
     Null,
 }
