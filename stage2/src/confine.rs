@@ -132,7 +132,7 @@ fn install(filter: &[libc::sock_filter], no_new_privileges: bool, allowed: Capab
     if !no_new_privileges {
         set_capabilities(allowed | CapabilitySet::SYS_ADMIN).context("keep CAP_SYS_ADMIN for the filter")?;
     }
-    sys::install_filter(filter).context("install the system call filter")
+    sys::install_filter(filter).context("install the seccomp filter")
 }
 
 /// Through the proc that stage2 made itself: a path could lead to a file of the image's (CVE-2025-52881).

@@ -147,7 +147,7 @@ fn install(allowed: &[i64], extra: Option<(i64, SeccompCondition)>) -> Result<()
     }
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?;
     let program: BpfProgram = filter.try_into()?;
-    seccompiler::apply_filter(&program).context("install the system call filter")
+    seccompiler::apply_filter(&program).context("install the seccomp filter")
 }
 
 #[cfg(test)]

@@ -17,3 +17,4 @@ mod terminals;
 mod trust;
 mod users;
 mod volumes;
+mod vulnerabilities;

@@ -82,3 +82,32 @@ pub(crate) fn no_new_privileges() -> bool {
     // SAFETY: PR_GET_NO_NEW_PRIVS takes no pointer.
     unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 }
 }
+
+/// From here on this process and its children live on a kernel without seccomp, as far as they can see: seccomp(2) is not
+/// there, and prctl(2) does not know PR_SET_SECCOMP.
+pub(crate) fn hide_seccomp() -> io::Result<()> {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let unless = |k: u32, skip: u8| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: 0,
+        jf: skip,
+        k,
+    };
+    let load = |offset: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
+    let answer = |action: u32| statement(libc::BPF_RET | libc::BPF_K, action);
+    // struct seccomp_data: the number at 0, the low half of the first argument at 16.
+    let filter = [
+        load(0),
+        unless(libc::SYS_seccomp as u32, 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        unless(libc::SYS_prctl as u32, 3),
+        load(16),
+        unless(libc::PR_SET_SECCOMP as u32, 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads `len` instructions of `filter`, which outlives the call, and writes to none.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
