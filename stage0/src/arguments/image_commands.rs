@@ -8,21 +8,25 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Image {
     /// List the images of the store
+    #[command(visible_alias = "ls", after_help = "Example:\n  pod image list")]
     List(ImageList),
     /// Show an image: its app, layers, signatures
-    #[command(visible_alias = "cat-manifest")]
+    #[command(visible_alias = "cat-manifest", after_help = "Example:\n  pod image inspect example.com/app:1.2")]
     Inspect(ImageInspect),
     /// Remove images from the store
-    #[command(visible_alias = "remove")]
+    #[command(visible_alias = "remove", after_help = "Example:\n  pod image rm example.com/app:1.2 sha256:5c1f")]
     Rm(Images),
     /// Remove images that no pod uses and nobody used for some time, and what nothing refers to
+    #[command(after_help = "Example:\n  pod image gc --grace-period=0s")]
     Gc(ImageGc),
     /// Write an image to a file
+    #[command(after_help = "Example:\n  pod image export example.com/app:1.2 app.pod")]
     Export(ImageExport),
     /// Unpack an image into a directory
-    #[command(visible_alias = "render")]
+    #[command(visible_alias = "render", after_help = "Example:\n  pod image extract example.com/app:1.2 /srv/app-root")]
     Extract(ImageExtract),
     /// Check the content and the signatures of stored images
+    #[command(after_help = "Example:\n  pod image verify example.com/app:1.2")]
     Verify(Images),
     /// Send an image and its signatures to a registry, where other tools can run it too
     #[command(after_help = "Example:\n  pod image push example.com/app docker://registry.example.com/team/app:1.0")]

@@ -31,31 +31,46 @@ struct Cli {
 
 /// The commands.
 #[derive(Debug, clap::Subcommand)]
-#[command(defer = true)]
 pub(crate) enum Command {
     /// Run a pod of one or more images, in the foreground
+    #[command(after_help = "Examples:\n  pod run demo\n  \
+        pod run --net=host example.com/web --memory 64M -- --port 8080\n  \
+        pod run --volume data,kind=host,source=/srv db.pod --mount volume=data,target=/data --- web.pod\n  \
+        pod run --stage1=kvm --interactive example.com/shell")]
     Run(PodCommand),
     /// Make a pod ready to run, and print its UUID
+    #[command(after_help = "Example:\n  pod prepare --name web example.com/web && pod run-prepared web")]
     Prepare(PodCommand),
     /// Run a pod that `prepare` made
+    #[command(after_help = "Example:\n  pod run-prepared web")]
     RunPrepared(RunPrepared),
     /// Bring images into the store, and print their ids
+    #[command(
+        after_help = "Examples:\n  pod fetch docker://redis:7 example.com/app:1.2\n  pod fetch docker-archive:app.tar"
+    )]
     Fetch(Fetch),
     /// List pods
     #[command(visible_alias = "ps")]
+    #[command(after_help = "Examples:\n  pod list\n  pod list --format=json")]
     List(List),
     /// Show the state of pods and how their apps ended
+    #[command(after_help = "Examples:\n  pod status web\n  pod status --wait --uuid-file=/run/web.uuid")]
     Status(Status),
     /// Stop running pods, and wait until they have ended
+    #[command(after_help = "Examples:\n  pod stop web\n  pod stop --timeout=30s 5c1f 9d02")]
     Stop(Stop),
     /// Remove pods that do not run
+    #[command(after_help = "Examples:\n  pod rm web\n  pod rm --uuid-file=/run/web.uuid")]
     Rm(Remove),
     /// Remove pods that have ended, and all they held of the host
+    #[command(after_help = "Examples:\n  pod gc\n  pod gc --grace-period=0s")]
     Gc(Gc),
     /// Start a program in a running pod, confined as the app is
     #[command(visible_alias = "enter")]
+    #[command(after_help = "Examples:\n  pod exec web\n  pod exec --app=db --user=postgres web -- psql -l")]
     Exec(Exec),
     /// Print a pod's pod.json
+    #[command(after_help = "Example:\n  pod cat-manifest web")]
     CatManifest(CatManifest),
     /// Images of the store
     #[command(subcommand)]
@@ -64,14 +79,19 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Trust(Trust),
     /// What this host can do: a line for each feature that a pod may ask for
+    #[command(after_help = "Example:\n  pod check")]
     Check(Formatted),
     /// Print the configuration in effect
+    #[command(after_help = "Example:\n  pod config --format=json")]
     Config(Formatted),
     /// Print versions
+    #[command(after_help = "Example:\n  pod version")]
     Version(Formatted),
     /// Print the completion script of a shell
+    #[command(after_help = "Example:\n  pod completion bash >/etc/bash_completion.d/pod")]
     Completion(Completion),
     /// Write the manual pages
+    #[command(after_help = "Examples:\n  pod man | man -l -\n  pod man /usr/local/share/man/man1")]
     Man(Man),
 }
 
@@ -142,10 +162,7 @@ impl Args for PodCommand {
             .num_args(1..)
             .required(true)
             .help("An image's id, name, file or source, the app's options, and its arguments between `--` and `---`");
-        command.arg(images).after_help(
-            "Examples:\n  pod run demo\n  pod run --net=host example.com/web --memory 64M -- --port 8080\n  \
-             pod run --volume data,kind=host,source=/srv db.pod --mount volume=data,target=/data --- web.pod\n",
-        )
+        command.arg(images)
     }
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
         Self::augment_args(command)
@@ -227,6 +244,24 @@ mod tests {
         whole().debug_assert();
         pod_flags("run").debug_assert();
         app_flags("run").debug_assert();
+    }
+
+    /// Every command that has no commands of its own, and its words.
+    fn leaves(command: &clap::Command, words: &str) -> Vec<(String, clap::Command)> {
+        let below = |sub: &clap::Command| leaves(sub, &format!("{words} {}", sub.get_name()));
+        let found: Vec<_> = command.get_subcommands().flat_map(below).collect();
+        if found.is_empty() { vec![(words.to_owned(), command.clone())] } else { found }
+    }
+
+    #[test]
+    fn help_says_what_a_command_does_and_shows_it() {
+        for (words, mut command) in leaves(&whole(), "pod") {
+            let about = command.get_about().expect("every command says what it does").to_string();
+            let help = command.render_help().to_string();
+            assert!(help.starts_with(&about) && !about.starts_with('`'), "{words}: {help}");
+            let examples = help.split_once("Example").unwrap_or_else(|| panic!("{words} has no example: {help}")).1;
+            assert!(examples.contains(&format!("\n  {words}")), "{words}: {examples}");
+        }
     }
 
     #[test]

@@ -11,17 +11,23 @@ pub(crate) enum Trust {
     #[command(after_help = "Example:\n  pod trust add --prefix example.com/team release.pub")]
     Add(TrustAdd),
     /// List who may publish what
+    #[command(visible_alias = "ls", after_help = "Example:\n  pod trust list --format=json")]
     List(TrustList),
     /// Show the rules that cover a name, the one that decides first
+    #[command(after_help = "Example:\n  pod trust show example.com/team/app")]
     Show(TrustShow),
     /// Trust a key no longer
     #[command(visible_alias = "remove")]
+    #[command(after_help = "Example:\n  pod trust rm --prefix example.com/team 0FA9CF52D8FF695F")]
     Rm(TrustRemove),
     /// Never count a key's signatures again, whatever rule names it
+    #[command(after_help = "Example:\n  pod trust revoke --reason \"laptop stolen\" 0FA9CF52D8FF695F")]
     Revoke(TrustRevoke),
     /// Replace the keys of a prefix by a text signed with its old and new keys
+    #[command(after_help = "Example:\n  pod trust rotate example.com-team.rotation")]
     Rotate(TrustFile),
     /// Make rules of a containers-policy.json, all of it or nothing
+    #[command(after_help = "Example:\n  pod trust import-policy /etc/containers/policy.json")]
     ImportPolicy(TrustImport),
 }
 
