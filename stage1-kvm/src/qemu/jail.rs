@@ -141,7 +141,7 @@ fn privileges(user: u32) -> Result<()> {
     Ok(())
 }
 
-fn drop_from_bounding_set(number: u8) -> Result<()> {
+pub(super) fn drop_from_bounding_set(number: u8) -> Result<()> {
     let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
     match rustix::thread::remove_capability_from_bounding_set(capability) {
         // An older kernel does not know the newest capabilities.

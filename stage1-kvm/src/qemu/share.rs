@@ -5,12 +5,14 @@ use crate::plan::Share;
 use crate::run::Hint;
 use crate::sys::die_with_parent;
 use anyhow::{Context, Result, bail};
+use contract::kernel::Capability;
 use rustix::fs::CWD;
 use rustix::io::FdFlags;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, mount_remount, move_mount,
     open_tree,
 };
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -20,6 +22,49 @@ use std::process::{Child, Command, Stdio};
 
 /// Where distributions put it.
 const PROGRAMS: [&str; 3] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"];
+/// What it needs to confine itself (sys_admin for namespaces and a root, setpcap; it drops both then), and to act for any user of
+/// the guest.
+const CAPABILITIES: [Capability; 9] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Setfcap,
+    Capability::Setgid,
+    Capability::Setpcap,
+    Capability::Setuid,
+    Capability::SysAdmin,
+];
+/// What it has no use for: what reaches other processes, the kernel or the machine. (It asks for userfaultfd at its start.)
+const FORBIDDEN: [libc::c_long; 27] = [
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_ioperm,
+    libc::SYS_iopl,
+    libc::SYS_kexec_file_load,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_perf_event_open,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+];
 /// The served directory in the process's own mount namespace. It exists on every host.
 const SERVED: &str = "/mnt";
 
@@ -31,10 +76,15 @@ pub(crate) fn start(shares: &[Share], report: &OwnedFd) -> Result<Vec<(Child, Ow
         .collect()
 }
 
-fn serve(share: &Share, report: &OwnedFd) -> Result<(Child, OwnedFd)> {
-    let program = PROGRAMS.iter().find(|path| Path::new(path).exists()).copied().ok_or_else(|| {
+/// The program, or what to install.
+pub(crate) fn program() -> Result<&'static str> {
+    PROGRAMS.iter().find(|path| Path::new(path).exists()).copied().ok_or_else(|| {
         Hint::error("virtiofsd is not installed", "install `virtiofsd`, or on Debian 12 `qemu-system-common`")
-    })?;
+    })
+}
+
+fn serve(share: &Share, report: &OwnedFd) -> Result<(Child, OwnedFd)> {
+    let program = program()?;
     // Connected before the program runs and then without a name, so nobody else can be first. The directory is the pod's.
     let name = format!("virtiofsd-{}", share.tag);
     let _ = std::fs::remove_file(&name); // Of a start that was killed here.
@@ -87,7 +137,21 @@ pub(crate) fn main(parent: &str, words: &[&str]) -> Result<u8> {
     };
     move_mount(&volume, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context("mount the volume")?;
     crate::sys::restrict_mounts(&place, *mode == "read-only").context("restrict the volume's mounts")?;
+    confine().context("confine virtiofsd")?;
     jail::die_with(parent)?;
     let options = format!("source={SERVED},sandbox=namespace,cache=auto,xattr,modcaps=-mknod,log_level=err");
     jail::execute(program, &[&format!("--fd={socket}"), "--rlimit-nofile=0", "-o", &options])
+}
+
+/// What all of its threads have in common. virtiofsd confines the thread that serves, and those which that one makes, further; but
+/// Debian 12's has another already, which keeps whatever the program was started with.
+fn confine() -> Result<()> {
+    for capability in Capability::ALL.iter().filter(|capability| !CAPABILITIES.contains(capability)) {
+        jail::drop_from_bounding_set(capability.number())?;
+    }
+    rustix::thread::set_no_new_privs(true).context("forbid new privileges")?;
+    let rules = FORBIDDEN.into_iter().map(|number| (number, Vec::new())).collect();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, TargetArch::x86_64)?;
+    let program: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program).context("install the system call filter")
 }
