@@ -1,6 +1,7 @@
 //! The initramfs: stage2 as `/init`, `pod.json`, `guest.json`, and the kernel's modules. Written as a newc cpio archive into
 //! sealed memory, so that what boots cannot change under the hypervisor.
 
+use crate::kernel_modules;
 use crate::plan::{VmPlan, module_path};
 use anyhow::{Context, Result};
 use contract::guest;
@@ -10,7 +11,7 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
-/// A module or stage2 larger than this is not one.
+/// A stage2 larger than this is not one.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Builds the archive for this pod.
@@ -30,7 +31,7 @@ pub(crate) fn build(pod: &Pod, plan: &VmPlan) -> Result<File> {
     archive.file(name(guest::POD), 0o600, &serde_json::to_vec(pod)?)?;
     archive.file(name(guest::GUEST), 0o600, &serde_json::to_vec(&plan.guest)?)?;
     for (index, module) in plan.kernel.modules.iter().enumerate() {
-        archive.file(name(&module_path(index).to_string_lossy()), 0o600, &read(module)?)?;
+        archive.file(name(&module_path(index).to_string_lossy()), 0o600, &kernel_modules::read(module)?)?;
     }
     archive.entry(&Entry { name: "TRAILER!!!", mode: 0, links: 1, device: (0, 0), content: b"" })?;
     let mut memory = archive.out.into_inner().map_err(std::io::IntoInnerError::into_error)?;

@@ -1,15 +1,21 @@
 //! The modules that a distribution's kernel needs to find its devices and roots, from the directory that its package installed.
 //! Pure but for two small files: `modules.dep` and `modules.builtin`, whose form is depmod's (man modules.dep).
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// What stage2 cannot do without.
 const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_console", "virtio_blk", "erofs", "overlay"];
 /// What some kernels have elsewhere or not at all. The checksum is one that others look up by name when they start.
 const USEFUL: [&str; 5] = ["crc32c_generic", "virtio_rng", "fuse", "virtiofs", "virtio_balloon"];
+
+/// A module larger than this is not one.
+const MODULE_BYTES_MAX: u64 = 64 << 20;
+/// Largest dictionary, in KiB: what `xz -9` makes, and a little.
+const XZ_KIB_MAX: u32 = 80 << 10;
 
 /// The modules for the kernel in `file`, dependencies first; none for one that no package of modules belongs to.
 pub(crate) fn of(file: &Path) -> Result<Vec<PathBuf>> {
@@ -23,10 +29,30 @@ pub(crate) fn of(file: &Path) -> Result<Vec<PathBuf>> {
     let (dependencies, builtin) = (read("modules.dep")?, read("modules.builtin")?);
     let paths = choose(&dependencies, &builtin)
         .with_context(|| format!("the kernel `{}` cannot boot a pod", file.display()))?;
-    if let Some(packed) = paths.iter().find(|path| !path.ends_with(".ko")) {
-        bail!("module `{packed}` of kernel `{}` is compressed, which stage2 does not unpack", file.display());
-    }
     Ok(paths.into_iter().map(|path| directory.join(path)).collect())
+}
+
+/// The content of a module, plain however its package compressed it: whether a guest's kernel could unpack it is its own matter
+/// (`CONFIG_MODULE_DECOMPRESS`), and this way it need not.
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>> {
+    let context = || format!("read the module `{}`", file.display());
+    let packed = BufReader::new(File::open(file).with_context(context)?);
+    plain(packed, file.extension().and_then(|suffix| suffix.to_str())).with_context(context)
+}
+
+fn plain(packed: impl BufRead, suffix: Option<&str>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let length = match suffix {
+        Some("ko") => packed.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes),
+        Some("xz") => {
+            let unpacked = lzma_rust2::XzReader::new_mem_limit(packed, false, XZ_KIB_MAX);
+            unpacked.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes)
+        }
+        Some("zst") => zstd::Decoder::with_buffer(packed)?.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes),
+        _ => bail!("it is compressed in a way that is not known here"),
+    };
+    ensure!(length? as u64 <= MODULE_BYTES_MAX, "it is longer than {} MiB", MODULE_BYTES_MAX >> 20);
+    Ok(bytes)
 }
 
 /// Paths relative to the modules' directory, in the order of loading.
@@ -85,6 +111,22 @@ mod tests {
             "virtio-rng.ko",
         ];
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn modules_are_unpacked() {
+        const PLAIN: &[u8] = b"\x7fELF a module\n";
+        let xz = b"\xfd7zXZ\x00\x00\x01i\x22\xde6\x02\x00!\x01\x16\x00\x00\x00t/\xe5\xa3\x01\x00\x0d\x7fELF a module\x0a\x00\x00\x00A\xd4G\xa1\x00\x01\x22\x0e\x0c\xde\x8c`\x90B\x99\x0d\x01\x00\x00\x00\x00\x01YZ";
+        let zst = zstd::encode_all(PLAIN, 3).unwrap();
+        for (packed, suffix) in [(PLAIN, "ko"), (&xz[..], "xz"), (&zst[..], "zst")] {
+            assert_eq!(plain(packed, Some(suffix)).unwrap(), PLAIN, "{suffix}");
+        }
+        for (packed, suffix) in [(&xz[..40], "xz"), (&zst[..9], "zst"), (PLAIN, "xz"), (PLAIN, "zst"), (PLAIN, "gz")] {
+            assert!(plain(packed, Some(suffix)).is_err(), "{suffix}");
+        }
+        // A bomb ends at the limit.
+        let bomb = zstd::encode_all(std::io::repeat(0).take(MODULE_BYTES_MAX + 2), 3).unwrap();
+        assert!(plain(&bomb[..], Some("zst")).unwrap_err().to_string().contains("longer"));
     }
 
     #[test]
