@@ -2,17 +2,21 @@
 
 use crate::failure::Failure;
 use anyhow::{Context, Result};
+use contract::check::{self, Line};
 use contract::dir::{LOCK_FD, USER_FD};
 use contract::features;
 use contract::name::PodUuid;
 use contract::pod::Pod;
 use contract::stage1::{FILE, Stage1};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::PidfdFlags;
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// A stage1 with the place of its executables.
 #[derive(Debug)]
@@ -48,6 +52,22 @@ pub(crate) fn locate(text: &str) -> Result<Located> {
         .into())
 }
 
+/// Runs the command for as long as it may take, and reads as much as it may say.
+fn ask(command: &mut Command) -> Result<Vec<Line>> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let pid = rustix::process::pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())?;
+    let time = Timespec { tv_sec: i64::try_from(check::SECS_MAX)?, tv_nsec: 0 };
+    // What it may say fits into a pipe, so that it can end before it is read.
+    let ended = rustix::event::poll(&mut [PollFd::new(&pid, PollFlags::IN)], Some(&time));
+    let _ = child.kill(); // It has ended, or has to.
+    let status = child.wait()?;
+    anyhow::ensure!(ended == Ok(1), "it takes longer than {} s", check::SECS_MAX);
+    anyhow::ensure!(status.success(), "it ended with {status}");
+    let mut answer = Vec::new();
+    child.stdout.take().context("stdout is a pipe")?.take(check::BYTES_MAX).read_to_end(&mut answer)?;
+    serde_json::from_slice(&answer).context("read its answer")
+}
+
 /// Beside this program, in `../lib/pod`, in `/usr/lib/pod`.
 fn built_in(name: &str) -> Result<Vec<PathBuf>> {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
@@ -79,12 +99,27 @@ impl Located {
     }
 
     /// The program and the arguments of an entrypoint.
-    fn command(&self, entrypoint: &[String], uuid: &PodUuid) -> Result<Command> {
+    fn program(&self, entrypoint: &[String]) -> Result<Command> {
         let program = entrypoint.first().context("the entrypoint names no program")?;
         let directory = self.file.parent().context("stage1.json lies in a directory")?;
         let mut command = Command::new(directory.join(program));
-        command.arg0(program).args(&entrypoint[1..]).arg(uuid.as_str());
+        command.arg0(program).args(&entrypoint[1..]);
         Ok(command)
+    }
+
+    /// The same of one that is about a pod.
+    fn command(&self, entrypoint: &[String], uuid: &PodUuid) -> Result<Command> {
+        let mut command = self.program(entrypoint)?;
+        command.arg(uuid.as_str());
+        Ok(command)
+    }
+
+    /// What the stage1 says of this host, through its `check` entrypoint; that it says nothing useful is a line, too.
+    pub(crate) fn check(&self) -> Vec<Line> {
+        let Some(entrypoint) = &self.stage1.entrypoints.check else { return Vec::new() };
+        let answer = self.program(entrypoint).and_then(|mut command| ask(&mut command));
+        let feature = format!("stage1 {}", crate::escape::escape(&self.stage1.name));
+        answer.unwrap_or_else(|error| vec![Line::new(feature, false, "", format!("it does not answer: {error:#}"))])
     }
 
     /// Runs the `gc` entrypoint, if there is one. `directory` is where the pod's directory is now.

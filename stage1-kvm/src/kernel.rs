@@ -15,15 +15,18 @@ const OWN_DIRECTORIES: [&str; 2] = ["/usr/lib/pod", "/var/cache/pod/kernel"];
 /// The kernel that the pod names, or the first that is there.
 pub(crate) fn find(pod: &Pod) -> Result<Kernel> {
     let named = pod.machine.as_ref().and_then(|machine| machine.kernel.clone());
-    if let Some(path) = named {
-        return Ok(Kernel { modules: kernel_modules::of(&path)?, path });
-    }
+    let path = named.map_or_else(|| usual().map(|(path, _)| path), Ok)?;
+    Ok(Kernel { modules: kernel_modules::of(&path)?, path })
+}
+
+/// The kernel of a pod that names none, and why it is that one.
+pub(crate) fn usual() -> Result<(PathBuf, &'static str)> {
     let own = std::env::current_exe().ok();
     let found = candidates(own.as_deref().and_then(Path::parent)).into_iter().find(|path| path.exists());
-    if let Some(path) = found.or_else(of_host) {
-        return Ok(Kernel { modules: kernel_modules::of(&path)?, path });
-    }
-    Err(Hint::error("no guest kernel", "build one with `stage1-kvm/kernel/build`, or name one with `--kernel`"))
+    let found = found.map(|path| (path, "pod's own")).or_else(|| Some((of_host()?, "the one that this host runs")));
+    found.ok_or_else(|| {
+        Hint::error("no guest kernel", "build one with `stage1-kvm/kernel/build`, or name one with `--kernel`")
+    })
 }
 
 /// The kernel that this host runs, where its package left the file: an ordinary host needs nothing more.

@@ -4,10 +4,11 @@
 //! namespaces. It plans the machine, starts a hypervisor as a child, and then speaks with stage2 in the guest over one byte
 //! stream, whose every byte is hostile. It never maps guest memory and never opens a path that the guest chose.
 //! `stage1-kvm vmm` is that child for the built-in hypervisor: it gets all it needs as open fds, jails itself and runs
-//! the vCPUs. `stage1-kvm qemu` and `stage1-kvm virtiofsd` are the jails of programs of others, which they become.
+//! the vCPUs. `stage1-kvm check` says what of all this a host has. `stage1-kvm qemu` and `stage1-kvm virtiofsd` are the jails of programs of others, which they become.
 
 mod builtin;
 mod channel;
+mod check;
 mod control;
 mod hypervisor;
 mod initramfs;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ["run", uuid] => run::run(uuid).map(|ended| report(&ended)),
         ["vmm"] => return builtin::main(),
         ["probe"] => return probe(),
+        ["check"] => check::check().map(|()| 0),
         ["qemu", parent, accelerator, program, rest @ ..] => qemu::jail::main(parent, accelerator, program, rest),
         ["virtiofsd", parent, share @ ..] => qemu::share::main(parent, share),
         _ => {

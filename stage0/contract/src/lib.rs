@@ -6,6 +6,7 @@
 //! understand a field may be dropping a confinement.
 
 pub mod channel;
+pub mod check;
 pub mod control;
 pub mod dir;
 pub mod exit;

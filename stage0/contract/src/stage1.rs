@@ -33,7 +33,8 @@ pub enum RootForm {
     Block,
 }
 
-/// The commands of a stage1. Each is argv; the first is a path relative to `stage1.json`. stage0 appends the pod's UUID.
+/// The commands of a stage1. Each is argv; the first is a path relative to `stage1.json`. stage0 appends the pod's UUID to those
+/// that are about a pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entrypoints {
@@ -42,4 +43,7 @@ pub struct Entrypoints {
     /// Releases what this stage1 left outside the pod directory and `host.json`; idempotent. Absent: nothing is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gc: Option<Vec<String>>,
+    /// Says on its standard output what of this stage1 this host can do: an array of [`crate::check::Line`]. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Vec<String>>,
 }

@@ -1,5 +1,5 @@
 //! `pod check`: like lxc-checkconfig, one line for each feature that a pod may ask for: whether this host can do it, how,
-//! and what it would take. It only looks; it makes nothing and changes nothing.
+//! and what it would take. It only looks; it makes nothing and changes nothing. What a stage1 needs, that stage1 says.
 
 use crate::arguments::commands::{Format, Formatted};
 use crate::cgroup::hierarchy::{self, Hierarchies};
@@ -7,27 +7,10 @@ use crate::output::{self, Table};
 use crate::pod_json::confinement;
 use crate::stage1;
 use anyhow::Result;
+use contract::check::{Line, State};
 use contract::kernel::Capability;
-use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// One feature of this host.
-#[derive(Debug, PartialEq, Serialize)]
-struct Line {
-    feature: &'static str,
-    state: State,
-    /// How, or what it would take.
-    detail: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum State {
-    Yes,
-    Partly,
-    No,
-}
 
 /// What the lines are made of.
 #[derive(Debug, Default)]
@@ -42,11 +25,11 @@ struct Host {
     seccomp_actions: String,
     permitted: u64,
     ptmx: bool,
-    kvm: bool,
-    qemu: Option<PathBuf>,
     erofs: Option<PathBuf>,
     certificates: bool,
     stages: Vec<(&'static str, Option<usize>)>,
+    /// What stage1-kvm says of itself.
+    machines: Vec<Line>,
 }
 
 /// `pod check`
@@ -62,7 +45,7 @@ pub(crate) fn check(arguments: &Formatted) -> Result<()> {
             State::Partly => "partly",
             State::No => "no",
         };
-        table.row([line.feature.to_owned(), state.to_owned(), line.detail]);
+        table.row([line.feature, state.to_owned(), line.detail]);
     }
     output::print(&table.render())
 }
@@ -74,12 +57,8 @@ fn lines(host: &Host) -> Vec<Line> {
     lines
 }
 
-fn line(feature: &'static str, holds: bool, detail: impl Into<String>, takes: impl Into<String>) -> Line {
-    if holds {
-        Line { feature, state: State::Yes, detail: detail.into() }
-    } else {
-        Line { feature, state: State::No, detail: takes.into() }
-    }
+fn line(feature: &str, holds: bool, detail: impl Into<String>, takes: impl Into<String>) -> Line {
+    Line::new(feature, holds, detail, takes)
 }
 
 fn kernel_lines(host: &Host) -> Vec<Line> {
@@ -118,7 +97,7 @@ fn kernel_lines(host: &Host) -> Vec<Line> {
         match lost.as_slice() {
             [] => line("capabilities", true, "all of the default set", ""),
             some => Line {
-                feature: "capabilities",
+                feature: "capabilities".into(),
                 state: State::Partly,
                 detail: format!("pod itself lacks {}; use `--caps-remove`", some.join(" ")),
             },
@@ -190,17 +169,7 @@ fn machine_lines(host: &Host) -> Vec<Line> {
             format!("`stage1-{name}.json` beside pod, or in /usr/lib/pod"),
         ));
     }
-    let hypervisor = match (host.kvm, &host.qemu) {
-        (true, Some(qemu)) => line("microVM", true, format!("/dev/kvm, and {}", qemu.display()), ""),
-        (true, None) => line("microVM", true, "/dev/kvm", ""),
-        (false, Some(qemu)) => Line {
-            feature: "microVM",
-            state: State::Partly,
-            detail: format!("{} by software emulation; /dev/kvm cannot be opened", qemu.display()),
-        },
-        (false, None) => line("microVM", false, "", "/dev/kvm, or qemu: install `qemu-system-x86`"),
-    };
-    lines.push(hypervisor);
+    lines.extend(host.machines.iter().cloned());
     let erofs = host.erofs.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     lines.push(line("microVM images", host.erofs.is_some(), erofs, "mkfs.erofs: install `erofs-utils`"));
     lines.push(line("fetch by https", host.certificates, "certificates of the system", "install `ca-certificates`"));
@@ -227,13 +196,12 @@ fn look() -> Result<Host> {
         seccomp_actions: text("/proc/sys/kernel/seccomp/actions_avail"),
         permitted: rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits()),
         ptmx: Path::new("/dev/ptmx").exists(),
-        kvm: fs::File::options().read(true).write(true).open("/dev/kvm").is_ok(),
-        qemu: program(&format!("qemu-system-{}", std::env::consts::ARCH)),
         erofs: program("mkfs.erofs"),
         certificates: Path::new("/etc/ssl/certs").is_dir() || Path::new("/etc/pki/tls/certs").is_dir(),
         stages: ["namespaces", "kvm"]
             .map(|name| (name, stage1::locate(name).ok().map(|located| located.stage1.features.len())))
             .to_vec(),
+        machines: stage1::locate("kvm").map_or_else(|_| Vec::new(), |located| located.check()),
     })
 }
 

@@ -1,0 +1,56 @@
+//! For `pod check`: which kernel, which hypervisor and which helpers a pod of this host would get, and why. It runs the probe's
+//! guest, and nothing else.
+
+use crate::builtin::probe;
+use crate::run::Hint;
+use crate::{kernel, kernel_modules, qemu};
+use anyhow::{Context, Result};
+use contract::check::{Line, State};
+use std::io::Write;
+
+/// Prints the lines as JSON.
+pub(crate) fn check() -> Result<()> {
+    let lines = [kernel(), hypervisor(), volumes()];
+    let mut text = serde_json::to_vec(&lines)?;
+    text.push(b'\n');
+    std::io::stdout().write_all(&text).context("print the answer")
+}
+
+fn kernel() -> Line {
+    let usual = kernel::usual().and_then(|(path, why)| {
+        let modules = kernel_modules::of(&path)?.len();
+        let modules = if modules == 0 { String::new() } else { format!(", with {modules} modules") };
+        Ok(format!("`{}`, {why}{modules}", path.display()))
+    });
+    line("microVM kernel", usual)
+}
+
+/// As [`crate::hypervisor::start`] chooses for `auto`.
+fn hypervisor() -> Line {
+    let feature = "microVM hypervisor".to_owned();
+    match (probe::ask(), qemu::program()) {
+        (Ok(()), _) => Line::new(feature, true, "built-in: a probe guest ran on `/dev/kvm`", ""),
+        (Err(why), Ok(qemu)) => {
+            let detail = format!("`{}` by software emulation, which is slow; no usable KVM: {why:#}", qemu.display());
+            Line { feature, state: State::Partly, detail }
+        }
+        (Err(why), Err(qemu)) => Line::new(feature, false, "", format!("no usable KVM: {why:#}; {}", told(&qemu))),
+    }
+}
+
+fn volumes() -> Line {
+    line("microVM host volumes", qemu::share::program().map(|program| format!("`{program}`")))
+}
+
+fn line(feature: &str, found: Result<String>) -> Line {
+    match found {
+        Ok(detail) => Line::new(feature, true, detail, ""),
+        Err(error) => Line::new(feature, false, "", told(&error)),
+    }
+}
+
+/// An error and its advice in one line.
+fn told(error: &anyhow::Error) -> String {
+    let advice = error.chain().find_map(|cause| cause.downcast_ref::<Hint>()).map(|hint| format!("; {}", hint.advice));
+    format!("{error:#}{}", advice.unwrap_or_default())
+}
