@@ -4,6 +4,7 @@
 use crate::fixture::Test;
 use crate::outcome::Outcome;
 use crate::running::Running;
+use crate::testbed::inside::HYPERVISOR;
 use contract::status::AppStatus;
 use std::fs;
 use std::path::PathBuf;
@@ -72,8 +73,16 @@ impl<'a> PodBuilder<'a> {
         self
     }
 
+    /// The hypervisor that all machines of this run are to have, unless the test says another.
+    fn hypervisor(&self) -> Option<String> {
+        let asked = self.flags.iter().any(|flag| flag.starts_with("--hypervisor="));
+        let name = std::env::var(HYPERVISOR).ok().filter(|_| self.test.stage1() == "kvm" && !asked)?;
+        Some(format!("--hypervisor={name}"))
+    }
+
     fn words(&self, verb: &str) -> Vec<String> {
         let mut words = vec![verb.to_owned(), format!("--stage1={}", self.test.stage1())];
+        words.extend(self.hypervisor());
         words.extend(self.flags.iter().cloned());
         for (index, app) in self.apps.iter().enumerate() {
             if index > 0 {

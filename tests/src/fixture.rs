@@ -208,6 +208,11 @@ struct Common {
     key: Key,
 }
 
+/// Makes what all tests of one build share, unless it is there.
+pub(crate) fn share() {
+    common();
+}
+
 fn common() -> &'static Common {
     static COMMON: OnceLock<Common> = OnceLock::new();
     COMMON.get_or_init(|| {

@@ -5,8 +5,10 @@
 //! behind is a failure of that test. Nothing here links the code under test except the contract's types.
 
 mod apps;
+pub mod confined;
 mod fixture;
 pub mod image;
+pub mod kernels;
 mod leftovers;
 mod outcome;
 mod running;

@@ -2,13 +2,15 @@
 //!
 //! It runs a stock Debian kernel on the build machine's own files (read-only, under a layer in memory), with a working
 //! `/dev/kvm` (an emulated AMD-V), cgroup v2 and, if asked, systemd as PID 1. One boot runs one command, brings back its
-//! output and exit code, and is gone: no image is made and no file is left. What is built on the host is seen inside at once.
+//! output and exit code, and is gone: its disk is a file without a name, and nothing is left. What is built on the host is seen
+//! inside at once.
 //!
 //! The same executable (`testbed`) is the host's side, which runs as root, and the init of the machine (`guest`).
 
 mod archive;
 pub mod guest;
 mod host;
+pub mod inside;
 mod modules;
 
 use anyhow::Result;
@@ -22,6 +24,8 @@ pub struct Job {
     pub command: Vec<String>,
     /// Its working directory.
     pub directory: PathBuf,
+    /// Variables beside `PATH`, `HOME` and `TMPDIR`.
+    pub environment: Vec<(String, String)>,
     /// systemd is PID 1 of the machine, and the command a service of it; otherwise the command is started alone.
     pub systemd: bool,
     /// The machine is killed after this.
@@ -33,11 +37,13 @@ pub struct Job {
 }
 
 impl Job {
-    /// A command with the ordinary machine around it: two CPUs, 3 GiB, ten minutes.
+    /// A command with the ordinary machine around it: two CPUs, 3 GiB, ten minutes. Its temporary files lie on a disk of
+    /// its own, because on the layer over the build machine's files no other overlay can lie.
     pub fn new(command: &[&str]) -> Self {
         Self {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             directory: PathBuf::from("/"),
+            environment: Vec::new(),
             systemd: false,
             time_max: Duration::from_secs(600),
             memory_mib: 3072,

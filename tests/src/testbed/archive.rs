@@ -5,7 +5,8 @@ use cpio::newc::{Builder, trailer};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Where the guest finds the job: one word a line, without line breaks in words.
+/// Where the guest finds the job, one word a line, without line breaks in words: who starts it, the working directory, the
+/// number of variables, those, and the command.
 pub(super) const JOB: &str = "/job";
 /// Where the guest finds the modules, in the order of loading.
 pub(super) const MODULES: &str = "/modules";

@@ -117,13 +117,20 @@ fn job() -> Result<()> {
     let text = std::fs::read_to_string(format!("{PRIVATE}/job")).context("read the job")?;
     let mut lines = text.lines().skip(1);
     let directory = lines.next().context("the job has no directory")?;
+    let variables: usize = lines.next().context("the job has no variables")?.parse().context("count the variables")?;
+    let variables: Vec<(&str, &str)> = lines.by_ref().take(variables).filter_map(|line| line.split_once('=')).collect();
     let Some(program) = lines.next() else { bail!("the job has no command") };
+    let temporary = format!("{PRIVATE}/tmp");
+    std::fs::create_dir_all(&temporary)?;
+    mount("/dev/vda", &temporary, "ext4", MountFlags::empty(), None).context("mount the machine's disk")?;
     let mut status = port("status")?;
     let code = Command::new(program)
         .args(lines)
         .current_dir(directory)
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
+        .env("TMPDIR", temporary)
+        .envs(variables)
         .stdin(Stdio::null())
         .stdout(port("stdout")?)
         .stderr(port("stderr")?)

@@ -6,17 +6,22 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_bind, mount_change, mount_remount};
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+const MKFS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
+/// Size of the machine's disk, which takes as much room as is written to it.
+const DISK_BYTES: u64 = 8 << 30;
 const VIRTIOFSD: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 /// What the machine needs before it has a root, and what Debian's systemd would load for the tests.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 14] = [
     "virtio_pci",
+    "virtio_blk",
+    "ext4",
     "virtio_console",
     "virtio_rng",
     "virtiofs",
@@ -46,6 +51,9 @@ pub(super) fn missing() -> Option<String> {
     }
     if virtiofsd().is_none() {
         return Some("install virtiofsd, or on Debian 12 qemu-system-common".into());
+    }
+    if !MKFS.iter().any(|path| Path::new(path).exists()) {
+        return Some("install e2fsprogs".into());
     }
     kernel().err().map(|error| format!("{error:#}"))
 }
@@ -84,6 +92,7 @@ fn machine(job: &Job) -> Result<Report> {
     let init = std::env::current_exe().context("find this program's own file")?;
     archive::write(&mut initramfs, &testbed(&init), &modules, &words(job)?)?;
     initramfs.rewind()?;
+    let disk = OwnedFd::from(disk().context("make the machine's disk")?);
     let (share, _virtiofsd) = share()?;
     let ports = ["stdout", "stderr", "status", "console"].map(|_| UnixStream::pair());
     let mut ours = Vec::new();
@@ -94,9 +103,9 @@ fn machine(job: &Job) -> Result<Report> {
         theirs.push(OwnedFd::from(their));
     }
     let mut command = killed_with_us(QEMU);
-    command.args(arguments(job, &kernel, &initramfs, &share, &theirs));
+    command.args(arguments(job, &kernel, [initramfs.as_fd(), disk.as_fd(), share.as_fd()], &theirs));
     let initramfs = OwnedFd::from(initramfs);
-    for fd in theirs.iter().chain([&share, &initramfs]) {
+    for fd in theirs.iter().chain([&share, &initramfs, &disk]) {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).context("pass a file to qemu")?;
     }
     // Warnings of what the translator lacks, and errors, are words of the machine.
@@ -115,9 +124,26 @@ fn testbed(own: &Path) -> PathBuf {
     directories.map(|directory| directory.join("testbed")).find(|path| path.exists()).unwrap_or(own.to_owned())
 }
 
+/// An empty ext4 in a file without a name.
+fn disk() -> Result<File> {
+    let file = tempfile::tempfile()?;
+    file.set_len(DISK_BYTES)?;
+    let inherited = file.try_clone()?;
+    rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty())?;
+    let program = MKFS.iter().find(|path| Path::new(path).exists()).context("mkfs.ext4 is not installed")?;
+    let mut command = Command::new(program);
+    // Without a journal and without what the kernel would initialize later, in the tests' time.
+    command.args(["-q", "-F", "-O", "^has_journal", "-E", "lazy_itable_init=0,nodiscard", "-N", "200000"]);
+    let status = command.arg(format!("/proc/self/fd/{}", inherited.as_raw_fd())).stdin(Stdio::null()).status()?;
+    anyhow::ensure!(status.success(), "mkfs.ext4 ended with {status}");
+    Ok(file)
+}
+
 fn words(job: &Job) -> Result<String> {
     let mut lines = vec![if job.systemd { "systemd" } else { "alone" }.to_owned()];
     lines.push(job.directory.to_str().context("the directory's name is not UTF-8")?.to_owned());
+    lines.push(job.environment.len().to_string());
+    lines.extend(job.environment.iter().map(|(name, value)| format!("{name}={value}")));
     lines.extend(job.command.iter().cloned());
     if lines.iter().any(|line| line.contains('\n')) {
         bail!("a word of the command has a line break");
@@ -161,7 +187,12 @@ impl Drop for Guard {
 }
 
 /// EPYC-v3 is the newest of qemu's models whose AMD-V its translator emulates with nested paging.
-fn arguments(job: &Job, kernel: &Path, initramfs: &File, share: &OwnedFd, ports: &[OwnedFd]) -> Vec<String> {
+fn arguments(
+    job: &Job,
+    kernel: &Path,
+    [initramfs, disk, share]: [BorrowedFd<'_>; 3],
+    ports: &[OwnedFd],
+) -> Vec<String> {
     let memory = job.memory_mib;
     let mut line =
         String::from("console=ttyS0 panic=-1 no_timer_check systemd.unified_cgroup_hierarchy=1 mitigations=off");
@@ -189,6 +220,10 @@ fn arguments(job: &Job, kernel: &Path, initramfs: &File, share: &OwnedFd, ports:
     pair("-kernel", kernel.display().to_string());
     pair("-initrd", format!("/proc/self/fd/{}", initramfs.as_raw_fd()));
     pair("-append", line);
+    // Nothing on it outlives the machine, so nothing is ever forced out.
+    let file = format!("/proc/self/fd/{}", disk.as_raw_fd());
+    pair("-drive", format!("if=none,id=disk,format=raw,cache=unsafe,file.locking=off,file={file}"));
+    pair("-device", "virtio-blk-pci,drive=disk".into());
     pair("-chardev", format!("socket,id=share,fd={}", share.as_raw_fd()));
     pair("-device", "vhost-user-fs-pci,chardev=share,tag=host".into());
     pair("-object", "rng-builtin,id=random".into());

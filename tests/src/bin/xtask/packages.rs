@@ -47,6 +47,7 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Test, "linux-source-6.12", &["/usr/src/linux-source-6.12.tar.xz"]),
     // The testbed VM boots this kernel, whose file is named by its version, and the host's systemd.
     (Need::Test, "linux-image-cloud-amd64", &["/usr/share/doc/linux-image-cloud-amd64"]),
+    (Need::Test, "e2fsprogs", &["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"]),
     (Need::Test, "systemd", &["/lib/systemd/systemd"]),
     (Need::Bench, "bubblewrap", &["/usr/bin/bwrap"]),
     (Need::Bench, "busybox-static", &["/bin/busybox"]),
