@@ -1,6 +1,8 @@
 //! Limits of memory, processes and CPU time, of an app and of the whole pod.
 
 use contract::status::AppEnd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use tests::stage_test;
 
 stage_test!(memory_is_limited_where_it_says, |t| {
@@ -56,4 +58,35 @@ fn limits_in_cgroup(t: &tests::Test) {
     assert_eq!(memory, Some("67108864"), "{found:?}");
     assert_eq!(found.get("pids.max").map(String::as_str), Some("33"), "{found:?}");
     assert!(found.get("cpu.shares").is_none_or(|shares| shares == "512"), "{found:?}");
+}
+
+/// Only cgroup v2 limits I/O; where it has no `io`, a pod that asks for it is refused.
+#[test]
+fn io_is_limited_or_refused() {
+    tests::on_stage("namespaces", "limits-of-io", |t| {
+        let names = std::fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.file_name());
+        let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort_by_key(|name| name.starts_with("loop"));
+        let device = Path::new("/dev").join(names.first().expect("a machine has a disk"));
+        let flag = format!("--io-write-bps={}=1M", device.display());
+        let pod = t.pod().app("a", "process-sleep 60").with(&flag);
+        let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        if !controllers.split_whitespace().any(|name| name == "io") {
+            pod.run().assert_refused(125, "the cgroup controller `io` is not there");
+            return;
+        }
+        let pod = pod.start();
+        let host = std::fs::read(t.pod_directory(&pod.uuid).join("host.json")).unwrap();
+        let host: contract::host::Host = serde_json::from_slice(&host).unwrap();
+        let number = std::fs::metadata(&device).unwrap().rdev();
+        let number = format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+        let limits: Vec<String> = host
+            .app_cgroups
+            .values()
+            .flatten()
+            .map(|path| path.join("io.max"))
+            .filter_map(|file| std::fs::read_to_string(file).ok())
+            .collect();
+        assert_eq!(limits, [format!("{number} rbps=max wbps=1048576 riops=max wiops=max\n")]);
+    });
 }

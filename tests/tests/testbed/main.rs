@@ -2,6 +2,8 @@
 
 #![cfg(feature = "kvm")]
 
+mod hypervisor;
+
 use std::time::Duration;
 use tests::testbed::{self, Job, Report};
 
