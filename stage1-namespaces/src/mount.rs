@@ -42,7 +42,7 @@ impl Site {
         // The namespace is a copy whose mounts are peers of the host's: without this, our mounts would appear there.
         let attributes = MountAttributes { set: 0, propagation: libc::MS_PRIVATE, id_mapping: None, recursive: true };
         let slash = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("open `/`")?;
-        sys::mount_setattr(slash.as_fd(), &attributes).context("make the mounts of the pod private")?;
+        sys::mount_setattr(slash.as_fd(), &attributes).map_err(not_private)?;
         let pod_directory = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .context("open the pod directory")?;
         let root = tmpfs(users.is_some(), owner).context("mount the pod root")?;
@@ -184,6 +184,16 @@ impl Site {
     }
 }
 
+/// What is in the way of leaving the host's mounts, and what the user can do.
+fn not_private(error: std::io::Error) -> anyhow::Error {
+    let message = "make the mounts of the pod private".to_owned();
+    if error.raw_os_error() != Some(libc::EINVAL) {
+        return anyhow::Error::new(error).context(message);
+    }
+    let hint = "`/` is no mount point, as in a chroot: bind-mount its directory on itself before chroot(8) enters it";
+    anyhow::Error::new(error).context(Advised { message, hint: hint.to_owned() })
+}
+
 /// The file system of the pod root. Devices work on it only for a pod that cannot make them itself.
 pub(crate) fn tmpfs(devices: bool, owner: u32) -> rustix::io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -242,4 +252,19 @@ fn give(at: BorrowedFd<'_>, path: &Path, mode: RawMode, (uid, gid): (u32, u32)) 
     let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
     rustix::fs::chownat(at, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     rustix::fs::chmodat(at, path, Mode::from(mode), AtFlags::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::one_string;
+
+    #[test]
+    fn a_chroot_gets_advice_and_other_errors_do_not() {
+        let text = |errno| one_string(&not_private(std::io::Error::from_raw_os_error(errno)));
+        assert!(
+            text(libc::EINVAL).starts_with("make the mounts of the pod private: invalid argument\nhint: `/` is no")
+        );
+        assert_eq!(text(libc::EPERM), "make the mounts of the pod private: operation not permitted");
+    }
 }
