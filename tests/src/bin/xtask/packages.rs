@@ -13,6 +13,8 @@ use std::process::Command;
 pub(crate) enum Need {
     /// Compile and link the executables.
     Build,
+    /// Run a microVM: the hypervisor, the tools for its disks and shares, and what the guest kernel is built from.
+    Machine,
     /// Run all tests.
     Test,
     /// Measure beside the peers.
@@ -25,6 +27,16 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Build, "gcc", &["/usr/bin/cc"]),
     (Need::Build, "libc6-dev", &["/usr/lib/x86_64-linux-gnu/libc.a", "/usr/lib/aarch64-linux-gnu/libc.a"]),
     (Need::Build, "ca-certificates", &["/etc/ssl/certs/ca-certificates.crt"]),
+    (Need::Machine, "xz-utils", &["/usr/bin/xz"]),
+    (Need::Machine, "qemu-system-x86", &["/usr/bin/qemu-system-x86_64"]),
+    (Need::Machine, "qemu-system-common", &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]),
+    (Need::Machine, "erofs-utils", &["/usr/bin/mkfs.erofs"]),
+    (Need::Machine, "make", &["/usr/bin/make"]),
+    (Need::Machine, "bc", &["/usr/bin/bc"]),
+    (Need::Machine, "bison", &["/usr/bin/bison"]),
+    (Need::Machine, "flex", &["/usr/bin/flex"]),
+    (Need::Machine, "libelf-dev", &["/usr/include/libelf.h"]),
+    (Need::Machine, "linux-source-6.12", &["/usr/src/linux-source-6.12.tar.xz"]),
     (Need::Test, "buildah", &["/usr/bin/buildah"]),
     (Need::Test, "debootstrap", &["/usr/sbin/debootstrap"]),
     (Need::Test, "minisign", &["/usr/bin/minisign"]),
@@ -35,16 +47,6 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Test, "docker-registry", &["/usr/bin/docker-registry"]),
     (Need::Test, "apache2-utils", &["/usr/bin/htpasswd"]),
     (Need::Test, "openssl", &["/usr/bin/openssl"]),
-    (Need::Test, "xz-utils", &["/usr/bin/xz"]),
-    (Need::Test, "qemu-system-x86", &["/usr/bin/qemu-system-x86_64"]),
-    (Need::Test, "qemu-system-common", &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]),
-    (Need::Test, "erofs-utils", &["/usr/bin/mkfs.erofs"]),
-    (Need::Test, "make", &["/usr/bin/make"]),
-    (Need::Test, "bc", &["/usr/bin/bc"]),
-    (Need::Test, "bison", &["/usr/bin/bison"]),
-    (Need::Test, "flex", &["/usr/bin/flex"]),
-    (Need::Test, "libelf-dev", &["/usr/include/libelf.h"]),
-    (Need::Test, "linux-source-6.12", &["/usr/src/linux-source-6.12.tar.xz"]),
     // The testbed VM boots this kernel, whose file is named by its version, and the host's systemd.
     (Need::Test, "linux-image-cloud-amd64", &["/usr/share/doc/linux-image-cloud-amd64"]),
     (Need::Test, "e2fsprogs", &["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"]),

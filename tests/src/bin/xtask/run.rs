@@ -29,8 +29,8 @@ pub(crate) fn run(profile: Profile, arguments: &[String]) -> Result<ExitCode> {
     let given: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut status = run(if given.is_empty() { &["--net=none", "demo"] } else { &given })?;
     if given.is_empty() && status.success() {
-        // The same pod in a microVM. What that needs of the host is more, and may be missing.
-        match kernel() {
+        // The same pod in a microVM. That needs more of the host, so it comes after what a newcomer wants to see first.
+        match ensure(Need::Machine).and_then(|()| kernel()) {
             Ok(_) => status = run(&["--stage1=kvm", "--net=none", "demo"])?,
             Err(error) => eprintln!("xtask: no microVM here: {error:#}"),
         }
