@@ -2,6 +2,8 @@
 
 mod inspect;
 mod keys;
+mod rotation;
+mod usage;
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
@@ -36,9 +38,14 @@ enum Command {
     /// Make a key pair: KEY.key (secret) and KEY.pub
     #[command(after_help = "Example:\n  image-tools keygen release")]
     Keygen(keys::Keygen),
-    /// Sign a native image file; the signature becomes a part of it
+    /// Sign a native image file, or a rotation; the signature becomes a part of it
     #[command(after_help = "Example:\n  image-tools sign --key release.key redis.pod")]
     Sign(keys::Sign),
+    /// Write a rotation: the keys that shall count for a name prefix, to be signed by old and by new ones
+    #[command(
+        after_help = "Example:\n  image-tools rotation --prefix example.com --number 1 keys-1 new.pub\n  image-tools sign --key old.key keys-1\n  image-tools sign --key new.key keys-1\n  pod trust rotate keys-1"
+    )]
+    Rotation(rotation::Make),
     /// Check a native image file and its signature by a key
     #[command(after_help = "Example:\n  image-tools verify --key release.pub redis.pod")]
     Verify(keys::Verify),
@@ -111,11 +118,17 @@ impl Failure {
 }
 
 impl Arguments {
+    /// The words as a command, else what to print of them or why they make no sense.
+    pub(crate) fn read() -> Result<Self, Result<String, Failure>> {
+        clap::Parser::try_parse().map_err(|error| usage::answer(&error))
+    }
+
     pub(crate) fn verb(&self) -> &'static str {
         match self.command {
             Command::Convert(_) => "convert",
             Command::Keygen(_) => "keygen",
             Command::Sign(_) => "sign",
+            Command::Rotation(_) => "rotation",
             Command::Verify(_) => "verify",
             Command::Inspect(_) => "inspect",
             Command::Unpack(_) => "unpack",
@@ -133,6 +146,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String, Failure> {
         }
         Command::Keygen(keygen) => keys::keygen(keygen),
         Command::Sign(sign) => keys::sign(sign),
+        Command::Rotation(make) => rotation::make(make),
         Command::Verify(verify) => keys::verify(verify),
         Command::Inspect(Inspect { source, format }) => {
             remote(source)?;

@@ -4,20 +4,22 @@
 
 mod cli;
 
-use clap::Parser;
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
-    match cli::run(&arguments) {
+    let (verb, result) = match cli::Arguments::read() {
+        Ok(arguments) => (format!("{}: ", arguments.verb()), cli::run(&arguments)),
+        Err(result) => (String::new(), result),
+    };
+    match result {
         Ok(answer) => {
             // Whoever closed the pipe has read enough.
             let _ = std::io::stdout().write_all(answer.as_bytes());
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            eprintln!("image-tools: {}: {:#}", arguments.verb(), failure.error);
+            eprintln!("image-tools: {verb}{:#}", failure.error);
             if let Some(hint) = failure.hint {
                 eprintln!("hint: {hint}");
             }

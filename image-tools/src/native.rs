@@ -24,7 +24,7 @@ pub enum WriteError {
         source: io::Error,
     },
     /// A signature has no native form.
-    #[error("the image has a signature that a native file cannot hold: {0}")]
+    #[error("the image has a signature that a native file cannot hold")]
     Signature(#[from] SignatureError),
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Sign {
     /// The signature counts until this time (RFC 3339), or for so many days (`90d`)
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     expires: Option<Timestamp>,
-    /// Native image file
+    /// Native image file, or what `rotation` wrote
     image: PathBuf,
 }
 
@@ -62,6 +62,12 @@ pub(super) fn keygen(arguments: &Keygen) -> Result<String, Failure> {
 
 pub(super) fn sign(arguments: &Sign) -> Result<String, Failure> {
     let key = read_secret(&arguments.key, || ask_password("password: ")).map_err(hinted)?;
+    if super::rotation::is_one(&arguments.image) {
+        return match arguments.expires {
+            None => super::rotation::sign(&arguments.image, &key),
+            Some(_) => Err(Failure { code: super::USAGE, ..anyhow!("a rotation says itself when it expires").into() }),
+        };
+    }
     let (image, manifest, config) = open(&arguments.image)?;
     let (parsed_manifest, parsed) = parse_native(&manifest, &config)?;
     let subject = subject(&manifest, &config)?;
@@ -117,12 +123,12 @@ fn subject(manifest: &[u8], config: &[u8]) -> Result<Subject, Failure> {
     })
 }
 
-fn hinted(error: signing::SigningError) -> Failure {
+pub(super) fn hinted(error: signing::SigningError) -> Failure {
     let hint = error.hint();
     Failure::hinted(error, hint)
 }
 
-fn expiry(text: &str) -> Result<Timestamp, String> {
+pub(super) fn expiry(text: &str) -> Result<Timestamp, String> {
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
     let time = match days {
         Some(days) => Timestamp::now().checked_add((i64::from(days) * 24).hours()),

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use crate::key::{PublicKey, SecretKey};
+use crate::key::{KeyId, PublicKey, SecretKey};
 use crate::minisign::{Minisig, MinisignError};
 use crate::statement::moment;
 
@@ -68,6 +68,9 @@ pub enum RotateError {
         /// How many must.
         want: usize,
     },
+    /// A key signs once.
+    #[error("it is signed by key {0} already")]
+    Signed(KeyId),
     /// A signature of a key that matters does not verify.
     #[error(transparent)]
     Signature(#[from] MinisignError),
@@ -140,9 +143,12 @@ impl Rotation {
     /// Appends a signature to the text of a rotation, signed or not.
     ///
     /// # Errors
-    /// A text that is no rotation.
+    /// A text that is no rotation, and a key that has signed it already.
     pub fn sign(text: &str, key: &SecretKey) -> Result<String, RotateError> {
         let (rotation, rest) = Self::parse(text)?;
+        if signatures(rest)?.iter().any(|signature| signature.key_id() == key.id()) {
+            return Err(RotateError::Signed(key.id()));
+        }
         let unsigned = rotation.to_text();
         let comment = format!("rotation {} of {}", rotation.number, rotation.prefix);
         let minisig = Minisig::sign(key, unsigned.as_bytes(), &comment)?;
