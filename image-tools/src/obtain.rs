@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::name::{ImageName, Version};
 use crate::oci;
 use crate::reference::{NameReference, Reference, Source};
-use crate::registry::{Platform, RegistryError};
+use crate::registry::RegistryError;
 use crate::signature::{Signature, SignatureError};
 use crate::source::{Content, SourceError, SourceImage, parse_native};
 use crate::statement::Subject;
@@ -19,6 +19,8 @@ use crate::store::{Origin, Store, StoreError, StoredImage};
 use crate::trust::{Basis, Policy, Refusal};
 use jiff::Timestamp;
 use thiserror::Error;
+
+pub use crate::registry::Platform;
 
 /// When to look beyond the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +43,24 @@ pub struct Insecure {
     pub tls: bool,
     /// Plain http.
     pub http: bool,
+}
+
+/// On which terms an image is wanted.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// When to look beyond the store.
+    pub pull: PullPolicy,
+    /// What the user allowed.
+    pub insecure: Insecure,
+    /// For which machine; another one's image can be kept and passed on, not run.
+    pub platform: Platform,
+}
+
+impl Terms {
+    /// For this machine.
+    pub fn here(pull: PullPolicy, insecure: Insecure) -> Self {
+        Self { pull, insecure, platform: Platform::host() }
+    }
 }
 
 /// Why an image may run.
@@ -89,18 +109,18 @@ pub enum ObtainError {
     #[error(transparent)]
     Signature(#[from] SignatureError),
     /// The connection broke too often.
-    #[error("read the {what}: {source}")]
+    #[error("read the {what}")]
     Read {
         /// What was read.
         what: String,
-        /// Why; shown in the text already.
+        /// Why.
         source: std::io::Error,
     },
     /// It is not here, and the pull policy forbids to look elsewhere.
     #[error("the image `{0}` is not in the store")]
     Absent(String),
     /// It is for other machines.
-    #[error("the image `{name}` is for {os} on {architecture}, this machine is linux on {}", oci::host_architecture())]
+    #[error("the image `{name}` is for {os} on {architecture}, {}", wanted_for(wanted))]
     Platform {
         /// The image.
         name: String,
@@ -108,6 +128,8 @@ pub enum ObtainError {
         os: String,
         /// Its architecture.
         architecture: String,
+        /// The architecture that was wanted.
+        wanted: String,
     },
     /// The image in the store under this name is another one.
     #[error("the image `{name}` in the store is {id}, not what was asked for")]
@@ -149,46 +171,58 @@ struct Claim<'a> {
 }
 
 impl Images {
-    /// Finds, fetches or imports the image and verifies it.
+    /// Finds, fetches or imports the image for this machine and verifies it.
     pub fn obtain(&self, reference: &Reference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
+        self.obtain_on(reference, &Terms::here(pull, insecure))
+    }
+
+    /// Finds, fetches or imports the image and verifies it.
+    pub fn obtain_on(&self, reference: &Reference, terms: &Terms) -> Result<Obtained, ObtainError> {
         match reference {
             // An id only finds what is here: whoever printed it may have been told it by the image. It is no pin.
-            Reference::Id(prefix) => self.stored(&self.store.find_id(prefix)?, false, insecure),
-            Reference::Name(name) => self.by_name(name, pull, insecure, Self::fetch_name),
-            Reference::Source(Source::Registry(name)) => self.by_name(name, pull, insecure, Self::fetch_host),
-            Reference::Source(Source::Url(url)) => self.fetch_web(url, None, pull, insecure),
-            Reference::Source(source) => self.import(source, insecure),
+            Reference::Id(prefix) => self.judge_stored(&self.store.find_id(prefix)?, false, terms),
+            Reference::Name(name) => self.by_name(name, terms, Self::fetch_name),
+            Reference::Source(Source::Registry(name)) => self.by_name(name, terms, Self::fetch_registry),
+            Reference::Source(Source::Url(url)) => self.fetch_web(url, None, terms),
+            Reference::Source(source) => self.import(source, terms),
         }
     }
 
     fn by_name(
         &self,
         name: &NameReference,
-        pull: PullPolicy,
-        insecure: Insecure,
-        fetch: impl Fn(&Self, &NameReference, PullPolicy, Insecure) -> Result<Obtained, ObtainError>,
+        terms: &Terms,
+        fetch: impl Fn(&Self, &NameReference, &Terms) -> Result<Obtained, ObtainError>,
     ) -> Result<Obtained, ObtainError> {
-        if pull == PullPolicy::Update {
-            return fetch(self, name, pull, insecure);
+        if terms.pull == PullPolicy::Update {
+            return fetch(self, name, terms);
         }
-        match self.find(name).and_then(|id| self.stored(&id, name.digest.is_some(), insecure)) {
-            Err(ObtainError::Store(StoreError::Missing(_)) | ObtainError::Digest { .. }) if pull == PullPolicy::New => {
-                fetch(self, name, pull, insecure)
+        let found = self.find_on(name, &terms.platform.architecture);
+        match found.and_then(|id| self.judge_stored(&id, name.digest.is_some(), terms)) {
+            Err(ObtainError::Store(StoreError::Missing(_)) | ObtainError::Digest { .. })
+                if terms.pull == PullPolicy::New =>
+            {
+                fetch(self, name, terms)
             }
             Err(ObtainError::Store(StoreError::Missing(_))) => Err(ObtainError::Absent(name.to_string())),
             result => result,
         }
     }
 
-    /// The image in the store that a name means. A digest may be that of the native manifest or that of the source's.
+    /// The image in the store that a name means on this machine. A digest may be that of the native manifest or that of
+    /// the source's.
     pub fn find(&self, name: &NameReference) -> Result<Digest, ObtainError> {
-        let Some(digest) = name.digest else { return Ok(self.store.find_name(name)?) };
+        self.find_on(name, oci::host_architecture())
+    }
+
+    fn find_on(&self, name: &NameReference, architecture: &str) -> Result<Digest, ObtainError> {
+        let Some(digest) = name.digest else { return Ok(self.store.find_name(name, architecture)?) };
         let without_digest = NameReference { digest: None, ..name.clone() };
         let is_it = |id: &Digest| match self.store.image(id) {
             Ok(image) => *id == digest || image.origin.manifest == Some(digest),
             Err(_) => false,
         };
-        let found = self.store.find_name(&without_digest)?;
+        let found = self.store.find_name(&without_digest, architecture)?;
         if is_it(&found) {
             return Ok(found);
         }
@@ -202,8 +236,13 @@ impl Images {
 
     /// An image of the store, verified again: keys may have been revoked since.
     pub fn stored(&self, id: &Digest, pinned: bool, insecure: Insecure) -> Result<Obtained, ObtainError> {
+        self.judge_stored(id, pinned, &Terms::here(PullPolicy::Never, insecure))
+    }
+
+    fn judge_stored(&self, id: &Digest, pinned: bool, terms: &Terms) -> Result<Obtained, ObtainError> {
+        let insecure = terms.insecure;
         let image = self.store.image(id)?;
-        check_platform(&image.name, &image.config.os, &image.config.architecture, oci::host_architecture())?;
+        check_platform(&image.name, &image.config.os, &image.config.architecture, &terms.platform)?;
         let subject = Subject {
             name: image.name.clone(),
             version: image.version.clone(),
@@ -218,16 +257,11 @@ impl Images {
         Ok(Obtained { image, trust, audit })
     }
 
-    fn import(&self, source: &Source, insecure: Insecure) -> Result<Obtained, ObtainError> {
-        self.import_opened(&SourceImage::open(source, oci::host_architecture())?, source, insecure)
+    fn import(&self, source: &Source, terms: &Terms) -> Result<Obtained, ObtainError> {
+        self.import_opened(&SourceImage::open(source, &terms.platform.architecture)?, source, terms)
     }
 
-    fn import_opened(
-        &self,
-        opened: &SourceImage,
-        source: &Source,
-        insecure: Insecure,
-    ) -> Result<Obtained, ObtainError> {
+    fn import_opened(&self, opened: &SourceImage, source: &Source, terms: &Terms) -> Result<Obtained, ObtainError> {
         let (name, version) = name_of(source, opened);
         let subject = match &opened.content {
             Content::Native { manifest, config } => {
@@ -250,8 +284,9 @@ impl Images {
                 index: None,
             },
         };
-        check_platform(&subject.name, &subject.os, &subject.architecture, oci::host_architecture())?;
-        let claim = Claim { subject: &subject, signatures: &opened.signatures, pinned: false, insecure };
+        check_platform(&subject.name, &subject.os, &subject.architecture, &terms.platform)?;
+        let claim =
+            Claim { subject: &subject, signatures: &opened.signatures, pinned: false, insecure: terms.insecure };
         let (trust, audit) = self.judge(&claim)?;
         let native = matches!(opened.content, Content::Native { .. });
         let origin = Origin {
@@ -266,10 +301,10 @@ impl Images {
     }
 
     /// A name may be that of a repository at a registry or, where its host is none, of files on the web.
-    fn fetch_name(&self, name: &NameReference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
-        match self.fetch_host(name, pull, insecure) {
+    fn fetch_name(&self, name: &NameReference, terms: &Terms) -> Result<Obtained, ObtainError> {
+        match self.fetch_registry(name, terms) {
             Err(ObtainError::Registry(error)) if name.name.host().is_some() && error.may_be_a_website() => {
-                match self.discover(name, pull, insecure) {
+                match self.discover(name, terms) {
                     Ok(Some(obtained)) => Ok(obtained),
                     Err(ObtainError::Registry(_)) | Ok(None) => Err(error.into()),
                     Err(other) => Err(other),
@@ -277,10 +312,6 @@ impl Images {
             }
             result => result,
         }
-    }
-
-    fn fetch_host(&self, name: &NameReference, pull: PullPolicy, insecure: Insecure) -> Result<Obtained, ObtainError> {
-        self.fetch_registry(name, pull, insecure, &Platform::host())
     }
 
     /// Whether the image may run, and what an audit has to say about it.
@@ -304,12 +335,17 @@ impl Images {
     }
 }
 
-fn check_platform(name: &ImageName, os: &str, architecture: &str, wanted: &str) -> Result<(), ObtainError> {
-    if os == "linux" && architecture == wanted {
+fn check_platform(name: &ImageName, os: &str, architecture: &str, wanted: &Platform) -> Result<(), ObtainError> {
+    if os == "linux" && architecture == wanted.architecture {
         return Ok(());
     }
     let (os, architecture) = (os.escape_default().to_string(), architecture.escape_default().to_string());
-    Err(ObtainError::Platform { name: name.to_string(), os, architecture })
+    Err(ObtainError::Platform { name: name.to_string(), os, architecture, wanted: wanted.architecture.clone() })
+}
+
+fn wanted_for(architecture: &str) -> String {
+    let who = if architecture == oci::host_architecture() { "this machine is" } else { "and what was asked for is" };
+    format!("{who} linux on {architecture}")
 }
 
 /// What the source calls the image, else a name made from the file's.

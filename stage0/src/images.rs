@@ -9,7 +9,7 @@ use crate::values::sets::Insecure;
 use anyhow::{Context, Result};
 use contract::pod::{Pod, Trust};
 use image_tools::digest::Digest;
-use image_tools::obtain::{self, Images, ObtainError, Obtained, PullPolicy};
+use image_tools::obtain::{self, Images, ObtainError, Obtained, Platform, PullPolicy, Terms};
 use image_tools::reference::Reference;
 use image_tools::store::Store;
 use image_tools::trust::{Policy, TrustDirs};
@@ -43,8 +43,19 @@ pub(crate) fn reference(text: &str) -> Result<Reference, Failure> {
     Reference::parse(text).map_err(|error| Failure::new(error.to_string()))
 }
 
-/// Fetches or imports what is missing, and verifies.
+/// Fetches or imports what is missing for this machine, and verifies.
 pub(crate) fn obtain(images: &Images, text: &str, pull: Pull, insecure: Insecure) -> Result<Obtained> {
+    obtain_on(images, text, pull, insecure, Platform::host())
+}
+
+/// As [`obtain`], for another machine.
+pub(crate) fn obtain_on(
+    images: &Images,
+    text: &str,
+    pull: Pull,
+    insecure: Insecure,
+    platform: Platform,
+) -> Result<Obtained> {
     let reference = reference(text)?;
     crate::demo::provide(images, &reference)?;
     let pull = match pull {
@@ -53,7 +64,8 @@ pub(crate) fn obtain(images: &Images, text: &str, pull: Pull, insecure: Insecure
         Pull::Never => PullPolicy::Never,
     };
     let context = || format!("image `{}`", crate::escape::escape(text));
-    let obtained = images.obtain(&reference, pull, self::insecure(insecure)).map_err(failure).with_context(context)?;
+    let terms = Terms { pull, insecure: self::insecure(insecure), platform };
+    let obtained = images.obtain_on(&reference, &terms).map_err(failure).with_context(context)?;
     if let Some(audit) = &obtained.audit {
         output::notice(&format!("pod: image `{text}` runs because its rule only audits: {audit}"));
     }

@@ -3,7 +3,7 @@
 //! Everything a judgement needs is small (manifest, configuration, signatures) and is read first, so nothing of an image
 //! that nobody trusts is downloaded, let alone unpacked. Layers then go through the store's one pass, several at a time.
 
-use super::{Claim, Images, Insecure, ObtainError, Obtained, PullPolicy, Trust, check_platform};
+use super::{Claim, Images, Insecure, ObtainError, Obtained, PullPolicy, Terms, Trust, check_platform};
 use crate::config::{self, ImageConfig, Layer};
 use crate::cosign::canonical_name;
 use crate::digest::Digest;
@@ -31,20 +31,15 @@ struct Remote {
 
 impl Images {
     /// Fetches an image by name from its registry, as far as it is not in the store.
-    pub(super) fn fetch_registry(
-        &self,
-        wanted: &NameReference,
-        pull: PullPolicy,
-        insecure: Insecure,
-        platform: &Platform,
-    ) -> Result<Obtained, ObtainError> {
+    pub(super) fn fetch_registry(&self, wanted: &NameReference, terms: &Terms) -> Result<Obtained, ObtainError> {
+        let Terms { pull, insecure, ref platform } = *terms;
         if pull == PullPolicy::Never {
             return Err(ObtainError::Absent(wanted.to_string()));
         }
         let registry = Registry::new(self.registry_settings(insecure)?)?;
         let repository = registry.repository(&canonical_name(&wanted.name))?;
         let remote = inspect(&repository, wanted, platform)?;
-        check_platform(&remote.subject.name, &remote.subject.os, &remote.subject.architecture, &platform.architecture)?;
+        check_platform(&remote.subject.name, &remote.subject.os, &remote.subject.architecture, platform)?;
         let foreign = self.policy.takes_foreign(&remote.subject);
         let signatures = super::signatures::find(&repository, &remote.image, foreign)?;
         let claim =
@@ -103,7 +98,7 @@ impl Images {
         let asked = canonical_name(&wanted.name);
         if image.name != asked {
             // A native image keeps its own name, and is found again by the one it was asked for.
-            self.store.set_name(&asked, wanted.version.as_ref(), &image.id)?;
+            self.store.set_name(&asked, wanted.version.as_ref(), &remote.subject.architecture, &image.id)?;
         }
         progress.finish();
         Ok(image)

@@ -4,11 +4,10 @@
 //! local file. Its signatures are those inside of it and those in the `.sig` file beside it. What the server says of
 //! versions and ages is kept, so that an unchanged file is not sent again.
 
-use super::{Images, Insecure, ObtainError, Obtained, PullPolicy};
+use super::{Images, Insecure, ObtainError, Obtained, PullPolicy, Terms};
 use crate::digest::Digest;
 use crate::discovery::Places;
 use crate::name::{ImageName, Version};
-use crate::oci;
 use crate::progress::Progress;
 use crate::reference::{NameReference, Source};
 use crate::registry::{Known, Page, Registry, RegistryError};
@@ -45,14 +44,14 @@ impl Images {
         &self,
         url: &str,
         wanted: Option<&NameReference>,
-        pull: PullPolicy,
-        insecure: Insecure,
+        terms: &Terms,
     ) -> Result<Obtained, ObtainError> {
+        let Terms { pull, insecure, .. } = *terms;
         let seen = self.seen(url).filter(|seen| self.store.image(&seen.id).is_ok());
         if let Some(seen) = &seen {
             let fresh = now_unix_secs() < seen.fetched_unix_secs.saturating_add(seen.max_age_secs);
             if pull != PullPolicy::Update || fresh {
-                return self.stored(&seen.id, false, insecure);
+                return self.judge_stored(&seen.id, false, terms);
             }
         }
         if pull == PullPolicy::Never {
@@ -65,31 +64,26 @@ impl Images {
         let remember = |id| Seen { url: url.to_owned(), id, etag, fetched_unix_secs: now_unix_secs(), max_age_secs };
         let obtained = match (page.content.is_some(), seen) {
             (false, Some(seen)) => {
-                let obtained = self.stored(&seen.id, false, insecure)?;
+                let obtained = self.judge_stored(&seen.id, false, terms)?;
                 let etag = seen.etag.clone();
                 self.remember(&Seen { etag, ..remember(seen.id) })?;
                 return Ok(obtained);
             }
-            _ => self.import_page(&registry, url, page, wanted, insecure)?,
+            _ => self.import_page(&registry, url, page, wanted, terms)?,
         };
         self.remember(&remember(obtained.image.id))?;
         Ok(obtained)
     }
 
     /// Finds a name on the web. Nothing if its host says nothing about it.
-    pub(super) fn discover(
-        &self,
-        wanted: &NameReference,
-        pull: PullPolicy,
-        insecure: Insecure,
-    ) -> Result<Option<Obtained>, ObtainError> {
-        let registry = Registry::new(self.registry_settings(insecure)?)?;
-        let url = |places: &Places| places.image_url(wanted, oci::host_architecture(), "pod");
+    pub(super) fn discover(&self, wanted: &NameReference, terms: &Terms) -> Result<Option<Obtained>, ObtainError> {
+        let registry = Registry::new(self.registry_settings(terms.insecure)?)?;
+        let url = |places: &Places| places.image_url(wanted, &terms.platform.architecture, "pod");
         let Some(places) = Places::find(&registry, &wanted.name, |places| url(places).is_some())? else {
             return Ok(None);
         };
         match url(&places) {
-            Some(url) => self.fetch_web(&url, Some(wanted), pull, insecure).map(Some),
+            Some(url) => self.fetch_web(&url, Some(wanted), terms).map(Some),
             None => Ok(None),
         }
     }
@@ -117,7 +111,7 @@ impl Images {
         url: &str,
         page: Page,
         wanted: Option<&NameReference>,
-        insecure: Insecure,
+        terms: &Terms,
     ) -> Result<Obtained, ObtainError> {
         let download = Download::open(&self.store.root().join("tmp"), url)?;
         download.run(registry, url, page)?;
@@ -125,7 +119,7 @@ impl Images {
             true => Source::Aci(download.path.clone()),
             false => Source::Pod(download.path.clone()),
         };
-        let opened = SourceImage::open(&source, oci::host_architecture());
+        let opened = SourceImage::open(&source, &terms.platform.architecture);
         let imported = opened.map_err(ObtainError::from).and_then(|mut opened| {
             if let Some(bytes) = registry.small_page(&format!("{url}.sig"), BLOB_BYTES_MAX as u64)? {
                 opened.signatures.extend(Signature::from_file(&String::from_utf8_lossy(&bytes))?);
@@ -133,7 +127,7 @@ impl Images {
             if let Some(wanted) = wanted {
                 check_name(&opened, wanted, url)?;
             }
-            self.import_opened(&opened, &Source::Url(url.to_owned()), insecure)
+            self.import_opened(&opened, &Source::Url(url.to_owned()), terms)
         });
         // Good or bad, its bytes are known now; a refused image is not kept.
         download.remove();

@@ -157,7 +157,7 @@ impl Store {
         };
         let text = serde_json::to_vec(&record).expect("strings and numbers always serialise");
         self.write(&self.record_path(&id), &text)?;
-        self.set_name(&parsed.name, parsed.version.as_ref(), &id)?;
+        self.set_name(&parsed.name, parsed.version.as_ref(), &parsed.architecture, &id)?;
         self.image(&id)
     }
 

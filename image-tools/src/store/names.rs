@@ -1,17 +1,22 @@
-//! From names to ids: one symbolic link for each version of a name, and one for the newest.
+//! From names to ids: one symbolic link for each version of a name, and one for the newest. Images for other machines have
+//! links of their own, so that fetching one does not change what a name means here.
 
 use super::{Store, StoreError, io_error};
 use crate::digest::Digest;
 use crate::name::{ImageName, Version};
+use crate::oci;
 use crate::reference::NameReference;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 impl Store {
-    /// The image a name means: the version asked for, else `latest`, else the newest. A short name also finds what a
+    /// The image a name means on machines of an architecture: the version asked for, else `latest`, else the newest. A short name also finds what a
     /// registry's default gave it (`redis` finds `docker.io/library/redis`).
-    pub fn find_name(&self, wanted: &NameReference) -> Result<Digest, StoreError> {
+    pub fn find_name(&self, wanted: &NameReference, architecture: &str) -> Result<Digest, StoreError> {
         for name in spellings(&wanted.name) {
             let latest = Version::latest();
             let versions = match &wanted.version {
@@ -20,7 +25,7 @@ impl Store {
             };
             let tries = if wanted.version.is_some() { &versions[..1] } else { &versions[..] };
             for version in tries {
-                if let Some(id) = self.read_name(&name, *version)? {
+                if let Some(id) = self.read_name(&name, *version, architecture)? {
                     return Ok(id);
                 }
             }
@@ -28,29 +33,47 @@ impl Store {
         Err(StoreError::Missing(wanted.to_string()))
     }
 
-    fn name_path(&self, name: &ImageName, version: Option<&Version>) -> PathBuf {
+    fn name_path(&self, name: &ImageName, version: Option<&Version>, architecture: &str) -> PathBuf {
         let directory = self.root.join("names").join(name.as_str());
-        directory.join(format!("@{}", version.map_or("", Version::as_str)))
+        // A component of a path: what an image says of itself is not taken as it is.
+        let plain = !architecture.is_empty() && architecture.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let machine = match (architecture == oci::host_architecture(), plain) {
+            (true, _) => String::new(),
+            (false, true) => format!("@{architecture}"),
+            (false, false) => format!("@{}", Digest::of(architecture.as_bytes()).hex()),
+        };
+        directory.join(format!("@{}{machine}", version.map_or("", Version::as_str)))
     }
 
-    fn read_name(&self, name: &ImageName, version: Option<&Version>) -> Result<Option<Digest>, StoreError> {
-        match std::fs::read_link(self.name_path(name, version)) {
+    fn read_name(
+        &self,
+        name: &ImageName,
+        version: Option<&Version>,
+        architecture: &str,
+    ) -> Result<Option<Digest>, StoreError> {
+        match std::fs::read_link(self.name_path(name, version, architecture)) {
             Ok(text) => Ok(text.to_str().and_then(Digest::from_hex)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(io_error(format!("look up the image name `{name}`"))(error)),
         }
     }
 
-    /// Makes the name mean `id`, with its version and as the newest.
-    pub(crate) fn set_name(&self, name: &ImageName, version: Option<&Version>, id: &Digest) -> Result<(), StoreError> {
+    /// Makes the name mean `id` on machines of an architecture, with its version and as the newest.
+    pub(crate) fn set_name(
+        &self,
+        name: &ImageName,
+        version: Option<&Version>,
+        architecture: &str,
+        id: &Digest,
+    ) -> Result<(), StoreError> {
         let what = || format!("set the image name `{name}`");
         let directory = self.root.join("names").join(name.as_str());
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&directory).map_err(io_error(what()))?;
         if version.is_some() {
-            self.link_name(&self.name_path(name, version), id).map_err(io_error(what()))?;
+            self.link_name(&self.name_path(name, version, architecture), id).map_err(io_error(what()))?;
         }
-        self.link_name(&self.name_path(name, None), id).map_err(io_error(what()))
+        self.link_name(&self.name_path(name, None, architecture), id).map_err(io_error(what()))
     }
 
     fn link_name(&self, path: &Path, id: &Digest) -> io::Result<()> {
@@ -67,25 +90,29 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             result => result.map_err(io_error(what()))?,
         };
-        let mut newest = None;
-        let mut was_newest = false;
+        // By machine, as in the links: which image is the newest of those that stay, and whether the one that goes was.
+        let mut newest: BTreeMap<OsString, (Option<(u64, Digest)>, bool)> = BTreeMap::new();
         for entry in entries {
             let entry = entry.map_err(io_error(what()))?;
             let Ok(text) = std::fs::read_link(entry.path()) else { continue };
+            let link = entry.file_name();
+            let (newest, was_newest) = newest.entry(newest_link(&link)).or_default();
             match text.to_str().and_then(Digest::from_hex) {
                 Some(other) if other != *id => {
                     if let Ok((record, _)) = self.record(&other) {
-                        newest = newest.max(Some((record.imported_unix_secs, other)));
+                        *newest = (*newest).max(Some((record.imported_unix_secs, other)));
                     }
                 }
                 _ => {
-                    was_newest |= entry.file_name() == "@";
+                    *was_newest |= link == newest_link(&link);
                     std::fs::remove_file(entry.path()).map_err(io_error(what()))?;
                 }
             }
         }
-        if let Some((_, newest)) = newest.filter(|_| was_newest) {
-            self.link_name(&directory.join("@"), &newest).map_err(io_error(what()))?;
+        for (link, (newest, was_newest)) in newest {
+            if let Some((_, newest)) = newest.filter(|_| was_newest) {
+                self.link_name(&directory.join(link), &newest).map_err(io_error(what()))?;
+            }
         }
         // Empty directories of the name and of its parents go; others stay, which is no error.
         let names = self.root.join("names");
@@ -95,6 +122,13 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The link to the newest image for the machines that a link is about: `@` for `@1.0`, `@@arm64` for `@1.0@arm64`.
+fn newest_link(link: &OsStr) -> OsString {
+    let bytes = link.as_encoded_bytes();
+    let machine = bytes.iter().skip(1).position(|byte| *byte == b'@').map_or(&b""[..], |at| &bytes[at + 1..]);
+    OsString::from_vec([b"@", machine].concat())
 }
 
 /// The name as it is, and what it is short for at Docker Hub.

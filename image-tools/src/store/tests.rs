@@ -49,7 +49,7 @@ fn import(store: &Store, source: &Source) -> Result<StoredImage, StoreError> {
 }
 
 fn find(store: &Store, name: &str) -> Result<Digest, StoreError> {
-    store.find_name(&NameReference::parse(name).expect("a good name"))
+    store.find_name(&NameReference::parse(name).expect("a good name"), crate::oci::host_architecture())
 }
 
 fn count(path: PathBuf) -> usize {

@@ -1,6 +1,7 @@
 //! Arguments of the commands other than `run` and `prepare`.
 
 use crate::values::number;
+use image_tools::obtain::Platform;
 use std::path::PathBuf;
 
 /// The form of an answer.
@@ -53,6 +54,9 @@ pub(crate) struct Fetch {
     /// When to ask where an image came from: new, update or never
     #[arg(long, value_name = "POLICY", default_value = "update", value_enum)]
     pub(crate) pull_policy: super::pod_flags::Pull,
+    /// Fetch for machines of another architecture (`arm64`, `arm/v7`), to keep and to pass on
+    #[arg(long, value_name = "ARCH", value_parser = super::image_commands::architecture)]
+    pub(crate) arch: Option<Platform>,
 }
 
 /// `pod list`

@@ -11,6 +11,7 @@ use crate::output::{self, Table};
 use anyhow::{Context, Result};
 use contract::dir::{POD, Phase};
 use image_tools::digest::Digest;
+use image_tools::obtain::Platform;
 use image_tools::reference::Reference;
 use image_tools::store::{InUse, Store, StoredImage};
 use serde::Serialize;
@@ -19,8 +20,10 @@ use std::path::PathBuf;
 /// `pod fetch`: one id a line on stdout, nothing else.
 pub(crate) fn fetch(globals: &Globals, arguments: &Fetch) -> Result<()> {
     let store = images::open(globals)?;
+    let platform = arguments.arch.clone().unwrap_or_else(Platform::host);
     for text in &arguments.images {
-        let obtained = images::obtain(&store, text, arguments.pull_policy, globals.insecure())?;
+        let (pull, insecure) = (arguments.pull_policy, globals.insecure());
+        let obtained = images::obtain_on(&store, text, pull, insecure, platform.clone())?;
         output::print(&format!("{}\n", obtained.image.id))?;
     }
     Ok(())
