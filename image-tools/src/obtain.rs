@@ -2,6 +2,7 @@
 //!
 //! What is refused is not imported: the documents of a source are judged before its layers are read.
 
+mod dependencies;
 mod push;
 mod registry;
 mod signatures;
@@ -147,6 +148,9 @@ impl ObtainError {
         match self {
             Self::Refused(refusal) => Some(refusal.hint()),
             Self::Registry(error) => error.hint(),
+            Self::Source(SourceError::Dependency { name, .. }) => {
+                Some(format!("bring it into the store first: `pod fetch` of the file that is `{name}`"))
+            }
             Self::Absent(name) => Some(format!("get it with `pod fetch {name}`")),
             _ => None,
         }
@@ -258,7 +262,12 @@ impl Images {
     }
 
     fn import(&self, source: &Source, terms: &Terms) -> Result<Obtained, ObtainError> {
-        self.import_opened(&SourceImage::open(source, &terms.platform.architecture)?, source, terms)
+        self.import_opened(&self.open(source, terms)?, source, terms)
+    }
+
+    fn open(&self, source: &Source, terms: &Terms) -> Result<SourceImage, SourceError> {
+        let architecture = &terms.platform.architecture;
+        SourceImage::open_with(source, architecture, &mut |dependency| self.dependency(dependency, terms))
     }
 
     fn import_opened(&self, opened: &SourceImage, source: &Source, terms: &Terms) -> Result<Obtained, ObtainError> {

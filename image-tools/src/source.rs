@@ -55,6 +55,16 @@ pub enum SourceError {
         /// Why.
         why: String,
     },
+    /// An appc image is put on top of others, and one of them could not be had.
+    #[error("`{path}` is made on top of the image `{name}`")]
+    Dependency {
+        /// The file.
+        path: String,
+        /// The image below it.
+        name: String,
+        /// Why it could not be had.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Not something on this machine.
     #[error("`{0}` is not a local source")]
     Remote(String),
@@ -107,6 +117,24 @@ pub struct SourceLayer {
     pub diff_id: Option<Digest>,
 }
 
+/// An image that an appc image is put on top of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependency {
+    /// Its name and, if one is asked for, its version.
+    pub name: NameReference,
+    /// What else must be true of it: `os`, `arch`, and the author's labels.
+    pub labels: BTreeMap<String, String>,
+    /// `sha512-HEX`: the appc image itself, by its plain bytes, or the first half of that digest.
+    pub image_id: Option<String>,
+}
+
+/// Finds the layers of a dependency, lowest first.
+pub type Resolve<'a> =
+    dyn FnMut(&Dependency) -> Result<Vec<SourceLayer>, Box<dyn std::error::Error + Send + Sync>> + 'a;
+
+/// The annotation of a converted appc image that says what it was: `sha512-HEX` of its plain bytes.
+pub const APPC_ID: &str = "pod/appc-image-id";
+
 /// An opened source.
 #[derive(Clone, Debug)]
 pub struct SourceImage {
@@ -123,8 +151,13 @@ pub struct SourceImage {
 }
 
 impl SourceImage {
-    /// Opens a local source for machines of `architecture`.
+    /// Opens a local source for machines of `architecture`, which needs no other image.
     pub fn open(source: &Source, architecture: &str) -> Result<Self, SourceError> {
+        Self::open_with(source, architecture, &mut |_| Err("there is no store here to find it in".into()))
+    }
+
+    /// Opens a local source, whose dependencies `resolve` finds.
+    pub fn open_with(source: &Source, architecture: &str, resolve: &mut Resolve<'_>) -> Result<Self, SourceError> {
         match source {
             Source::DockerArchive { path, tag } => docker_archive::open(&archive(path)?, path, tag.as_deref()),
             Source::OciArchive { path, tag } => {
@@ -141,7 +174,7 @@ impl SourceImage {
                     Content::Foreign(_) => Err(invalid(path, "is an OCI archive, not a native image")),
                 }
             }
-            Source::Aci(path) => appc::open(&file(path)?, path),
+            Source::Aci(path) => appc::open(&file(path)?, path, resolve),
             Source::Registry(_) | Source::Url(_) => Err(SourceError::Remote(source.to_string())),
         }
     }

@@ -119,7 +119,7 @@ impl Images {
             true => Source::Aci(download.path.clone()),
             false => Source::Pod(download.path.clone()),
         };
-        let opened = SourceImage::open(&source, &terms.platform.architecture);
+        let opened = self.open(&source, terms);
         let imported = opened.map_err(ObtainError::from).and_then(|mut opened| {
             if let Some(bytes) = registry.small_page(&format!("{url}.sig"), BLOB_BYTES_MAX as u64)? {
                 opened.signatures.extend(Signature::from_file(&String::from_utf8_lossy(&bytes))?);

@@ -1,36 +1,84 @@
 //! appc images (`.aci`), which rkt ran: a tar, perhaps compressed, with `manifest` and `rootfs/`.
+//!
+//! An image may be put on top of others. Those are whole images of the store, so each brings its own dependencies with it,
+//! and there is no recursion here that a cycle could make endless. Their layers come first, in the order of the manifest;
+//! a whitelist of paths then holds for the layers below as it does for its own.
 
 mod manifest;
 
-use super::{Content, SourceError, SourceImage, SourceLayer, invalid, io};
+use super::{APPC_ID, Content, Resolve, SourceError, SourceImage, SourceLayer, invalid, io};
 use crate::archive::{Archive, ArchiveError, Entry, Kind};
 use crate::compression::Compression;
 use crate::extent::{Extent, unnamed_file};
 use crate::limits::Limits;
 use crate::unpack::normalize_path;
 use manifest::Manifest;
+use sha2::Digest as _;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 const ROOTFS: &[u8] = b"rootfs";
 
+/// Most layers of a rendered image: what a stack of overlayfs takes, with room for what comes on top.
+const LAYERS_MAX: usize = 400;
+
 /// The layer is made anew from the entries below `rootfs`, in an unnamed file.
-pub(super) fn open(file: &Extent, path: &Path) -> Result<SourceImage, SourceError> {
+pub(super) fn open(file: &Extent, path: &Path, resolve: &mut Resolve<'_>) -> Result<SourceImage, SourceError> {
     let plain = file.decompressed(&Limits::default()).map_err(|source| io(path, source))?;
     let bad = |source| SourceError::Archive { path: path.display().to_string(), source };
     let manifest = find_manifest(&plain).map_err(bad)?.ok_or_else(|| invalid(path, "has no member `manifest`"))?;
     let manifest = Manifest::parse(&manifest)?;
-    let layer = layer(&plain, &manifest).map_err(bad)?;
-    let extent = Extent::whole(layer).map_err(|source| io(path, source))?;
-    let (name, description) = manifest.describe()?;
+    let mut layers = Vec::new();
+    for dependency in manifest.dependencies()? {
+        let shown = |source| SourceError::Dependency {
+            path: path.display().to_string(),
+            name: dependency.name.to_string(),
+            source,
+        };
+        for layer in resolve(&dependency).map_err(shown)? {
+            layers.push(if manifest.is_selective() { selected(&layer, &manifest).map_err(bad)? } else { layer });
+        }
+        if layers.len() > LAYERS_MAX {
+            return Err(invalid(path, format!("is made of more than {LAYERS_MAX} layers")));
+        }
+    }
+    layers.push(made(rewrite(&plain, &|path| below_rootfs(path), &manifest).map_err(bad)?).map_err(bad)?);
+    let id = image_id(&plain).map_err(|source| io(path, source))?;
+    let (name, mut description) = manifest.describe()?;
+    description.annotations.insert(APPC_ID.to_owned(), id);
     Ok(SourceImage {
         names: vec![name],
         manifest: None,
         content: Content::Foreign(description),
-        layers: vec![SourceLayer { extent, compression: Compression::None, digest: None, size: None, diff_id: None }],
+        layers,
         signatures: Vec::new(),
     })
+}
+
+fn image_id(plain: &Extent) -> std::io::Result<String> {
+    let mut reader = plain.reader_from(0);
+    let mut hasher = sha2::Sha512::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => break,
+            length => hasher.update(&buffer[..length]),
+        }
+    }
+    Ok(hasher.finalize().iter().fold("sha512-".to_owned(), |text, byte| text + &format!("{byte:02x}")))
+}
+
+/// What the whitelist leaves of a layer below.
+fn selected(layer: &SourceLayer, manifest: &Manifest) -> Result<SourceLayer, ArchiveError> {
+    let plain = layer.extent.decompressed(&Limits::default())?;
+    let whole = |path: &[u8]| name(path).map(|path| Some(if path.is_empty() { b".".to_vec() } else { path }));
+    made(rewrite(&plain, &whole, manifest)?)
+}
+
+fn made(file: File) -> Result<SourceLayer, ArchiveError> {
+    let extent = Extent::whole(file)?;
+    Ok(SourceLayer { extent, compression: Compression::None, digest: None, size: None, diff_id: None })
 }
 
 fn reader(plain: &Extent) -> Archive<BufReader<crate::extent::ExtentReader>> {
@@ -66,7 +114,11 @@ fn below_rootfs(path: &[u8]) -> Result<Option<Vec<u8>>, ArchiveError> {
     })
 }
 
-fn layer(plain: &Extent, manifest: &Manifest) -> Result<File, ArchiveError> {
+/// Which name of the new layer a member becomes; none if it is not in the root.
+type Rename<'a> = dyn Fn(&[u8]) -> Result<Option<Vec<u8>>, ArchiveError> + 'a;
+
+/// A new layer of the members that `rename` keeps and the whitelist allows.
+fn rewrite(plain: &Extent, rename: &Rename<'_>, manifest: &Manifest) -> Result<File, ArchiveError> {
     let mut out = BufWriter::with_capacity(256 << 10, unnamed_file(&std::env::temp_dir())?);
     let mut archive = reader(plain);
     let mut entries = 0;
@@ -75,14 +127,15 @@ fn layer(plain: &Extent, manifest: &Manifest) -> Result<File, ArchiveError> {
         if entries > Limits::default().entries {
             return Err(ArchiveError::Limit(format!("more than {} members", Limits::default().entries)));
         }
-        let Some(path) = below_rootfs(&entry.path)? else { continue };
-        // A directory is always allowed, so that what is on the list has a place.
-        if entry.kind != Kind::Directory && !manifest.allows(&path) {
+        let Some(path) = rename(&entry.path)? else { continue };
+        // A directory is always allowed, so that what is on the list has a place; and what deletes, so that it is deleted.
+        let deletes = path.rsplit(|byte| *byte == b'/').next().is_some_and(|last| last.starts_with(b".wh."));
+        if entry.kind != Kind::Directory && !deletes && !manifest.allows(&path) {
             continue;
         }
         if entry.kind == Kind::HardLink {
             let outside = || ArchiveError::Malformed("a hard link to something that is not in its root".into());
-            entry.link = below_rootfs(&entry.link)?.ok_or_else(outside)?;
+            entry.link = rename(&entry.link)?.ok_or_else(outside)?;
         }
         entry.path = path;
         write_header(&mut out, &entry, archive.body_len())?;

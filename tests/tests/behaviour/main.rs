@@ -3,6 +3,7 @@
 //! One body per behaviour, run on every stage1. Tests must not depend on each other, on the network, or on anything of
 //! this machine that a newcomer's machine does not have.
 
+mod acis;
 mod bad_input;
 mod confinement;
 mod environment;

@@ -3,7 +3,7 @@
 use crate::config::{App, BYTES_MAX, CapabilitySet, ConfigError, Isolators, MountPoint, Port, Protocol, SeccompSet};
 use crate::name::{ImageName, Version};
 use crate::reference::NameReference;
-use crate::source::Description;
+use crate::source::{Dependency, Description};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +20,19 @@ pub(super) struct Manifest {
     #[serde(default)]
     annotations: Vec<Pair>,
     #[serde(default)]
-    dependencies: Vec<serde::de::IgnoredAny>,
+    dependencies: Vec<AppcDependency>,
     #[serde(default)]
     path_whitelist: BTreeSet<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AppcDependency {
+    image_name: String,
+    #[serde(default, rename = "imageID")]
+    image_id: Option<String>,
+    #[serde(default)]
+    labels: Vec<Pair>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +86,9 @@ struct Isolator {
     value: Value,
 }
 
+/// Most images that one may be put on top of.
+const DEPENDENCIES_MAX: usize = 64;
+
 fn value(text: impl Into<String>) -> ConfigError {
     ConfigError::Value(text.into())
 }
@@ -89,16 +102,26 @@ impl Manifest {
         if manifest.ac_kind != "ImageManifest" {
             return Err(value("another kind than `ImageManifest`"));
         }
-        if !manifest.dependencies.is_empty() {
-            return Err(value("dependencies on other appc images, which are not fetched"));
+        if manifest.dependencies.len() > DEPENDENCIES_MAX {
+            return Err(value(format!("more than {DEPENDENCIES_MAX} dependencies")));
         }
         Ok(manifest)
     }
 
     /// An empty list allows everything.
     pub(super) fn allows(&self, path: &[u8]) -> bool {
-        self.path_whitelist.is_empty()
+        !self.is_selective()
             || std::str::from_utf8(path).is_ok_and(|path| self.path_whitelist.contains(&format!("/{path}")))
+    }
+
+    /// Whether it says which files the rendered root has.
+    pub(super) fn is_selective(&self) -> bool {
+        !self.path_whitelist.is_empty()
+    }
+
+    /// The images below this one, in the order of the manifest.
+    pub(super) fn dependencies(&self) -> Result<Vec<Dependency>, ConfigError> {
+        self.dependencies.iter().map(AppcDependency::checked).collect()
     }
 
     pub(super) fn describe(self) -> Result<(NameReference, Description), ConfigError> {
@@ -108,17 +131,38 @@ impl Manifest {
         let name = ImageName::parse(&self.name).map_err(bad)?;
         let version = labels.remove("version").map(|version| Version::parse(&version)).transpose().map_err(bad)?;
         let os = labels.remove("os").ok_or_else(|| value("no `os` label"))?;
-        let architecture = match labels.remove("arch").ok_or_else(|| value("no `arch` label"))?.as_str() {
-            "aarch64" => "arm64".to_owned(),
-            "i386" => "386".to_owned(),
-            other => other.to_owned(),
-        };
+        let architecture = architecture_of(&labels.remove("arch").ok_or_else(|| value("no `arch` label"))?);
         let mut annotations: BTreeMap<_, _> =
             self.annotations.into_iter().map(|pair| (pair.name, pair.value)).collect();
         let created = annotations.remove("created").filter(|created| created.parse::<jiff::Timestamp>().is_ok());
         let app = self.app.map(app).transpose()?;
         let description = Description { os, architecture, created, labels, annotations, app };
         Ok((NameReference { name, version, digest: None }, description))
+    }
+}
+
+impl AppcDependency {
+    fn checked(&self) -> Result<Dependency, ConfigError> {
+        let bad = |error: crate::name::NameError| value(format!("a dependency with a bad name: {error}"));
+        let mut labels: BTreeMap<String, String> = BTreeMap::new();
+        for Pair { name, value } in &self.labels {
+            labels.insert(name.clone(), value.clone());
+        }
+        let version = labels.remove("version").map(|version| Version::parse(&version)).transpose().map_err(bad)?;
+        if let Some(architecture) = labels.get_mut("arch") {
+            *architecture = architecture_of(architecture);
+        }
+        let name = NameReference { name: ImageName::parse(&self.image_name).map_err(bad)?, version, digest: None };
+        Ok(Dependency { name, labels, image_id: self.image_id.clone().filter(|id| !id.is_empty()) })
+    }
+}
+
+/// In the words of the OCI specification.
+fn architecture_of(appc: &str) -> String {
+    match appc {
+        "aarch64" => "arm64".to_owned(),
+        "i386" => "386".to_owned(),
+        other => other.to_owned(),
     }
 }
 
@@ -258,10 +302,15 @@ mod tests {
             ("os/linux/seccomp-remove-set", "os/linux/selinux-context"),
             ("os/linux/seccomp-remove-set", "os/linux/capabilities-remove-set"),
             ("\"acVersion\"", "\"dependencies\":[{}],\"acVersion\""),
+            ("\"acVersion\"", "\"dependencies\":[{\"imageName\":\"../x\"}],\"acVersion\""),
             ("\"os\"", "\"so\""),
         ] {
             let text = MANIFEST.replace(from, to);
-            assert!(Manifest::parse(text.as_bytes()).and_then(Manifest::describe).is_err(), "{to}");
+            let described = Manifest::parse(text.as_bytes()).and_then(|manifest| {
+                manifest.dependencies()?;
+                manifest.describe()
+            });
+            assert!(described.is_err(), "{to}");
         }
     }
 }
