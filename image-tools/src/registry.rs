@@ -76,14 +76,21 @@ impl Repository {
     }
 
     /// Asks each endpoint until one has it. A mirror that fails in any way is passed over; what the registry itself says
-    /// is final.
+    /// is final. Where it cannot be reached, a mirror's word that there is no such thing counts, or nothing optional, such
+    /// as a signature, could ever be found absent.
     fn first<T>(&self, mut ask: impl FnMut(&Endpoint) -> Result<T, RegistryError>) -> Result<T, RegistryError> {
         let (origin, mirrors) = self.endpoints.split_last().expect("`endpoint::of` ends with the registry itself");
+        let mut absent = None;
         for mirror in mirrors {
-            if let Ok(answer) = ask(mirror) {
-                return Ok(answer);
+            match ask(mirror) {
+                Ok(answer) => return Ok(answer),
+                Err(error @ RegistryError::NotFound { .. }) => absent = Some(error),
+                Err(_) => {}
             }
         }
-        ask(origin)
+        match (ask(origin), absent) {
+            (Err(RegistryError::Transport { .. } | RegistryError::Tls { .. }), Some(absent)) => Err(absent),
+            (answer, _) => answer,
+        }
     }
 }

@@ -1,4 +1,9 @@
 //! The directory an entry goes into, resolved by the kernel inside the root of the tree.
+//!
+//! A directory that the archive does not list is made as root's, 0755 and of time 0, though a layer below may have it with
+//! another mode. A layer's tree is shared by all images that have the layer, whatever lies below it, so what a lower layer
+//! says cannot be copied into it; the storage drivers of Docker and podman that have one tree for each layer do the same.
+//! Tools that make layers list the directories; a publisher whose tool does not can convert a flattened image.
 
 use super::metadata::Directory;
 use crate::archive::Time;
