@@ -39,7 +39,7 @@ fn twenty_killed_fetches_leave_nothing_but_progress() {
     let root = tempfile::tempdir().expect("temporary directory");
     let directory = root.path().join("registry");
     fs::create_dir(&directory).expect("directory");
-    let Some(server) = server::start(&directory) else { return };
+    let Some(server) = server::start(&directory, None) else { return };
     let local = root.path().join("etc");
     for name in ["registries.d", "auth.d"] {
         fs::create_dir_all(local.join(name)).expect("directory");

@@ -41,7 +41,7 @@ impl Bench {
         let root = tempfile::tempdir().expect("temporary directory");
         let registry = root.path().join("registry");
         fs::create_dir(&registry).expect("directory");
-        let server = server::start(&registry)?;
+        let server = server::start(&registry, None)?;
         let local = root.path().join("etc");
         fs::create_dir_all(local.join("registries.d")).expect("directory");
         fs::create_dir_all(local.join("auth.d")).expect("directory");

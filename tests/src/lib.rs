@@ -11,6 +11,7 @@ pub mod image;
 pub mod kernels;
 mod leftovers;
 mod outcome;
+pub mod podman;
 mod running;
 mod terminal;
 pub mod testbed;

@@ -1,6 +1,6 @@
 //! The real `docker-registry` on a loopback port, with TLS by a test CA and a login.
 
-use crate::certificates::{certificates, run};
+use super::certificates::{certificates, run};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ impl Drop for Server {
     }
 }
 
-/// Starts a registry in `directory`, or says what is missing.
-pub(crate) fn start(directory: &Path) -> Option<Server> {
+/// Starts a registry in `directory` that takes one login, or what `auth` says of it; or says what is missing.
+pub(crate) fn start(directory: &Path, auth: Option<&str>) -> Option<Server> {
     for tool in ["docker-registry", "openssl", "htpasswd", "skopeo"] {
         if !Path::new("/usr/bin").join(tool).exists() {
             println!("skip: {tool} is not installed");
@@ -43,14 +43,15 @@ pub(crate) fn start(directory: &Path) -> Option<Server> {
     let hashed = run(Command::new("htpasswd").args(["-Bbn", USER, PASSWORD]));
     fs::write(directory.join("htpasswd"), hashed).expect("htpasswd");
     let path = |name: &str| directory.join(name).display().to_string();
+    let passwords = format!("{{htpasswd: {{realm: test, path: {}}}}}", path("htpasswd"));
+    let auth = auth.unwrap_or(&passwords);
     let config = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
          http:\n  addr: 127.0.0.1:{port}\n  tls: {{certificate: {}, key: {}}}\n\
-         auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+         auth: {auth}\n",
         path("storage"),
         path("server.crt"),
         path("server.key"),
-        path("htpasswd")
     );
     fs::write(directory.join("config.yml"), config).expect("config");
     let process = Command::new("docker-registry")
@@ -72,18 +73,12 @@ pub(crate) fn start(directory: &Path) -> Option<Server> {
 /// skopeo with the test's CA and login on both sides.
 pub(crate) fn skopeo(server: &Server, arguments: &[&str]) -> Command {
     let mut command = Command::new("skopeo");
-    let auth = server.directory.join("skopeo-auth.json");
-    if !auth.exists() {
-        use base64::Engine as _;
-        let login = base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"));
-        fs::write(&auth, format!(r#"{{"auths":{{"{}":{{"auth":"{login}"}}}}}}"#, server.host)).expect("auth");
-    }
-    command.arg("--insecure-policy").arg(arguments[0]).arg("--authfile").arg(auth);
-    let certificates = server.directory.join("certs.d");
-    if arguments[0] == "copy" {
-        command.arg("--src-cert-dir").arg(&certificates).arg("--dest-cert-dir").arg(&certificates);
-    } else {
-        command.arg("--cert-dir").arg(&certificates);
+    command.arg("--insecure-policy").arg(arguments[0]);
+    let certificates = server.directory.join("certs.d").display().to_string();
+    let login = format!("{USER}:{PASSWORD}");
+    let sides: &[&str] = if arguments[0] == "copy" { &["src-", "dest-"] } else { &[""] };
+    for side in sides {
+        command.arg(format!("--{side}cert-dir={certificates}")).arg(format!("--{side}creds={login}"));
     }
     command.args(&arguments[1..]);
     command

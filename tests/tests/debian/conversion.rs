@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
-use tests::{Outcome, Test, stage_test};
+use tests::{Outcome, Test, podman, stage_test};
 
 const NAME: &str = "example.com/debian:12";
 
@@ -83,14 +83,10 @@ stage_test!(debian_prints_its_version, |t| {
     assert!(pod.stdout.starts_with("12."), "{}", pod.outcome);
 });
 
-/// podman with storage of its own, cgroups without systemd, and limits that it may set.
+/// podman with a runtime that works where cgroup v2 is mounted beside v1, if there is one.
 fn podman(storage: &Path) -> Command {
-    let mut command = Command::new("prlimit");
-    command.args(["--nofile=1024:1024", "--nproc=4096:4096", "podman", "--root"]).arg(storage.join("root"));
-    command.arg("--runroot").arg(storage.join("run")).args(["--storage-driver=overlay", "--cgroup-manager=cgroupfs"]);
-    command.args(["--events-backend=none", "--log-level=error"]);
+    let mut command = podman::podman(storage);
     if Path::new("/usr/sbin/runc").exists() {
-        // crun does not work where cgroup v2 is mounted beside v1.
         command.arg("--runtime=/usr/sbin/runc");
     }
     command
@@ -154,16 +150,6 @@ stage_test!(commands_behave_as_in_podman, |t| {
             different.push(format!("ours: {ours}\ntheirs: {theirs}"));
         }
     }
-    let _ = nix::mount::umount(&storage.join("root/overlay")); // podman leaves its storage mounted on itself.
-    sweep_podman();
+    podman::sweep(&storage);
     assert!(different.is_empty(), "{}", different.join("\n\n"));
 });
-
-/// podman's parent cgroups, which it leaves behind. One in use stays.
-fn sweep_podman() {
-    for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        for name in ["libpod_parent/conmon", "libpod_parent"] {
-            let _ = fs::remove_dir(entry.path().join(name)); // Absent, or somebody else's.
-        }
-    }
-}

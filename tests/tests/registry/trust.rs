@@ -1,0 +1,124 @@
+//! The trust cases of an image in a file, for images at a registry: each refusal has a sentence of its own.
+
+use crate::registry_test;
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+use tests::{Outcome, stage_test};
+
+stage_test!(a_signed_image_of_a_registry_runs, |t| {
+    let Some(w) = crate::World::new(t) else { return };
+    let key = t.key("publisher");
+    let file = w.image("example.com/app:1", "signed");
+    t.sign(&file, &key);
+    w.push(&file, "example.com/app:1");
+    t.trust("example.com/app", &key);
+    let stage1 = format!("--stage1={}", t.stage1());
+    let place = w.place("example.com/app:1");
+    let words = ["run", &stage1, "--net=none", &place, "--", "print", "ran"];
+    t.cli(words).assert_exit(0).assert_stdout("ran");
+    // From the store, without the registry, by its own name; and not when the trust has ended.
+    drop(w);
+    let words = ["run", &stage1, "--net=none", "example.com/app:1", "--", "print", "ran"];
+    t.cli(words).assert_exit(0).assert_stdout("ran");
+    let id = key_id(t);
+    t.cli(["trust", "rm", "--prefix", "example.com/app", &id]).assert_exit(0);
+    t.cli(words).assert_refused(125, "covered by no trust rule");
+});
+
+/// Id of the first key of the first rule.
+fn key_id(t: &tests::Test) -> String {
+    let rules = t.cli(["trust", "list", "--format=json"]).assert_ok().json();
+    let rules = rules.as_array().expect("rules").clone();
+    let local = rules.iter().find(|rule| rule["level"] == "local").expect("an administrator's rule");
+    local["keys"][0]["id"].as_str().expect("an id").to_owned()
+}
+
+registry_test!(each_refusal_of_a_registry_image_has_its_own_sentence, |w| {
+    let (key, stranger) = (w.t.key("publisher"), w.t.key("stranger"));
+    let publish = |name: &str, key: Option<&tests::Key>| {
+        let file = w.image(name, name);
+        if let Some(key) = key {
+            w.t.sign(&file, key);
+        }
+        w.push(&file, name);
+    };
+    let mut sentences = BTreeSet::new();
+    let mut refuse = |rest: &str, text: &str| {
+        let line = w.refused(rest, text);
+        // Names and digests differ between the cases; the rest of the sentence must, too.
+        let plain: String = line.split('`').step_by(2).collect();
+        assert!(sentences.insert(plain), "another case has this sentence, too: {line}");
+    };
+    publish("example.org/no-rule:1", Some(&key));
+    refuse("example.org/no-rule:1", "covered by no trust rule");
+    w.t.trust("example.com", &key);
+    publish("example.com/unsigned:1", None);
+    refuse("example.com/unsigned:1", "is not signed");
+    publish("example.com/foreign:1", Some(&stranger));
+    refuse("example.com/foreign:1", "signed by");
+    let soon = SystemTime::now() + Duration::from_secs(3);
+    let file = w.image("example.com/expired:1", "expired");
+    sign_until(w, &file, &key, soon);
+    w.push(&file, "example.com/expired:1");
+    // Nobody can sign what has expired already, so the moment is waited for.
+    std::thread::sleep(soon.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_secs(1));
+    refuse("example.com/expired:1", "expired");
+    publish("example.com/revoked:1", Some(&key));
+    w.accepted("example.com/revoked:1");
+    w.t.cli(["trust", "revoke", &key_id(w.t), "--reason", "stolen"]).assert_exit(0);
+    refuse("example.com/revoked:1", "revoked");
+    // What was let in before is stopped at its next start, from the store.
+    w.forget();
+    let place = w.place("example.com/revoked:1");
+    w.t.cli(["--insecure-options=image", "fetch", &place]).assert_ok();
+    w.run("example.com/revoked:1").assert_refused(125, "revoked");
+});
+
+fn sign_until(w: &crate::World<'_>, file: &std::path::Path, key: &tests::Key, time: SystemTime) {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let date =
+        Outcome::of(std::process::Command::new("date").args(["--utc", &format!("--date=@{seconds}"), "+%FT%TZ"]));
+    let (secret, file) = (key.secret.display().to_string(), file.display().to_string());
+    let time = date.assert_ok().stdout.trim();
+    w.t.tools(["sign", "--key", &secret, "--expires", time, &file]).assert_ok();
+}
+
+registry_test!(a_key_counts_for_its_own_prefix_at_a_registry, |w| {
+    let key = w.t.key("publisher");
+    let file = w.image("example.com/etcd:1", "etcd");
+    w.t.sign(&file, &key);
+    w.push(&file, "example.com/etcd:1");
+    let host = w.server.host.clone();
+    // Whole components count; and the place is not the name: who runs a registry is not the publisher of what it holds.
+    for prefix in ["example.com/et", "example.com/etcd/x", "example.org", &host, &format!("{host}/example.com/etcd")] {
+        w.t.trust(prefix, &key);
+        w.refused("example.com/etcd:1", "is signed by key");
+    }
+    w.t.trust("example.com", &key);
+    w.accepted("example.com/etcd:1");
+});
+
+registry_test!(as_many_keys_as_the_threshold_says_must_have_signed, |w| {
+    let keys = ["one", "two", "three"].map(|name| w.t.key(name));
+    let stranger = w.t.key("stranger");
+    for key in &keys {
+        w.t.trust("example.com", key);
+    }
+    let public = keys[2].public.display().to_string();
+    w.t.cli(["trust", "add", "--prefix", "example.com", "--threshold=2", &public]).assert_ok();
+    let file = w.image("example.com/app:1", "app");
+    w.t.sign(&file, &keys[0]);
+    w.push(&file, "example.com/app:1");
+    w.refused("example.com/app:1", "1 of the 2");
+    // The same key again, and a key of nobody, count nothing.
+    w.t.sign(&file, &keys[0]);
+    w.t.sign(&file, &stranger);
+    w.push(&file, "example.com/app:1");
+    w.refused("example.com/app:1", "1 of the 2");
+    w.t.sign(&file, &keys[1]);
+    w.push(&file, "example.com/app:1");
+    w.accepted("example.com/app:1");
+    let verified = w.t.cli(["image", "verify", "example.com/app:1"]);
+    verified.assert_ok();
+    assert_eq!(verified.stdout.matches("example.com").count(), 2, "the image and the rule are named: {verified}");
+});
