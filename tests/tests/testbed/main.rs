@@ -2,6 +2,7 @@
 
 #![cfg(feature = "kvm")]
 
+mod failures;
 mod hypervisor;
 
 use std::time::Duration;
