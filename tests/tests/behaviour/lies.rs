@@ -180,7 +180,7 @@ stage_test!(another_machines_image_is_refused, |t| {
 });
 
 // CVE-2021-20291 and its like: whoever dies holding a lock must not stop the next one; what it left is not seen.
-stage_test!(a_killed_fetch_leaves_a_store_that_works, |t| {
+stage_test!(cve_2021_20291_a_killed_fetch_leaves_a_store_that_works, |t| {
     let layout = Layout::new(t, "layout");
     let source = layout.write(|_| {});
     for delay in [0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 50] {

@@ -14,6 +14,7 @@ mod rotation;
 mod server;
 mod substitution;
 mod tampering;
+mod tls;
 mod trust;
 mod world;
 
