@@ -250,7 +250,12 @@ impl fmt::Display for Source {
             Self::DockerArchive { path, tag } => tagged(f, "docker-archive", path, tag),
             Self::OciArchive { path, tag } => tagged(f, "oci-archive", path, tag),
             Self::OciDirectory { path, tag } => tagged(f, "oci", path, tag),
-            Self::Pod(path) | Self::Aci(path) => write!(f, "{}", path.display()),
+            Self::Pod(path) | Self::Aci(path) => {
+                // `file://app` names a file; `app` alone would name an image.
+                let text = path.display().to_string();
+                let plain = Reference::parse(&text).is_ok_and(|read| read == Reference::Source(self.clone()));
+                write!(f, "{}{text}", if plain { "" } else { "file://" })
+            }
             Self::Registry(name) => write!(f, "docker://{name}"),
             Self::Url(url) => f.write_str(url),
         }
@@ -299,6 +304,12 @@ mod tests {
             ("oci-archive:f.tar", "oci-archive:f.tar"),
             ("x.pod", "x.pod"),
             ("file:///a/b.aci", "/a/b.aci"),
+            ("file:a.pod", "a.pod"),
+            // What would be a name, an id or another source without its scheme keeps it.
+            ("file://app", "file://app"),
+            ("file:app:1", "file://app:1"),
+            ("file:sha256:ab.pod", "file://sha256:ab.pod"),
+            ("file:oci:x", "file://oci:x"),
             ("docker://redis:7", "docker://redis:7"),
             ("https://example.com/a.pod", "https://example.com/a.pod"),
         ] {
