@@ -1,77 +1,7 @@
-//! stage1-kvm runs a pod in a microVM.
-//!
-//! `stage1-kvm run UUID` is the supervisor: stage0 becomes it, with the caller's privilege (root), in the host's
-//! namespaces. It plans the machine, starts a hypervisor as a child, and then speaks with stage2 in the guest over one byte
-//! stream, whose every byte is hostile. It never maps guest memory and never opens a path that the guest chose.
-//! `stage1-kvm vmm` is that child for the built-in hypervisor: it gets all it needs as open fds, jails itself and runs
-//! the vCPUs. `stage1-kvm check` says what of all this a host has. `stage1-kvm qemu` and `stage1-kvm virtiofsd` are the jails of programs of others, which they become.
-
-mod builtin;
-mod channel;
-mod check;
-mod control;
-mod hypervisor;
-mod initramfs;
-mod kernel;
-mod kernel_modules;
-mod plan;
-mod qemu;
-mod record;
-mod roots;
-mod run;
-mod sink;
-mod supervise;
-mod sys;
-mod terminal;
+//! The program. All of it is in the library, where the fuzz targets reach it too.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match words.as_slice() {
-        ["run", uuid] => run::run(uuid).map(|ended| report(&ended)),
-        ["vmm"] => return builtin::main(),
-        ["probe"] => return probe(),
-        ["check"] => check::check().map(|()| 0),
-        ["qemu", parent, accelerator, program, rest @ ..] => qemu::jail::main(parent, accelerator, program, rest),
-        ["virtiofsd", parent, share @ ..] => qemu::share::main(parent, share),
-        _ => {
-            eprintln!("stage1-kvm: usage: stage1-kvm run UUID");
-            return ExitCode::from(contract::exit::USAGE);
-        }
-    };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("pod: run: {error:#}");
-            if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref::<run::Hint>()) {
-                eprintln!("hint: {}", hint.advice);
-            }
-            ExitCode::from(contract::exit::FAILURE)
-        }
-    }
-}
-
-/// Prints why apps did not start, and gives the pod's exit code.
-fn report(ended: &supervise::Ended) -> u8 {
-    for failure in &ended.failures {
-        let (message, hint) = failure.split_once("\nhint: ").map_or((failure.as_str(), None), |(a, b)| (a, Some(b)));
-        eprintln!("pod: run: {}", supervise::plain(message));
-        if let Some(hint) = hint {
-            eprintln!("hint: {}", supervise::plain(hint));
-        }
-    }
-    ended.exit
-}
-
-/// The probe's process: its parent reads why, if it does not succeed.
-fn probe() -> ExitCode {
-    match builtin::probe::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::from(contract::exit::FAILURE)
-        }
-    }
+    stage1_kvm::main()
 }
