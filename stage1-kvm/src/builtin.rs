@@ -4,21 +4,23 @@
 mod acpi;
 mod balloon;
 mod block;
-mod boot;
+pub(crate) mod boot;
 mod bus;
 mod console;
 mod cpu;
 mod device;
 mod entropy;
 mod fs;
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, feature = "hostile"))]
+pub(crate) mod hostile;
 mod jail;
 mod machine;
 mod memory;
 mod mmio;
 mod port;
 pub(crate) mod probe;
+#[cfg(test)]
+mod requests;
 mod spec;
 mod sys;
 

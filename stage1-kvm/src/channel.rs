@@ -133,6 +133,45 @@ impl Frames {
     }
 }
 
+/// What a guest may send.
+#[cfg(any(test, feature = "hostile"))]
+pub(crate) mod hostile {
+    use super::*;
+
+    /// Any bytes in pieces of any length: no piece changes what is understood, no more is held than one message and a piece, and
+    /// what was understood can be said again.
+    pub(crate) fn events(bytes: &[u8]) {
+        let Some((cut, bytes)) = bytes.split_first() else { return };
+        let whole = read(bytes, bytes.len().max(1));
+        let pieces = read(bytes, usize::from(*cut).max(1));
+        assert_eq!(whole, pieces, "the cut changes the meaning");
+    }
+
+    fn read(bytes: &[u8], cut: usize) -> Vec<Event> {
+        let mut frames = Frames::default();
+        let mut events = Vec::new();
+        for piece in bytes.chunks(cut) {
+            frames.push(piece);
+            assert!(frames.bytes.len() < HEADER_BYTES + MESSAGE_BYTES_MAX + cut, "unbounded");
+            loop {
+                match frames.pop() {
+                    Ok(Some(frame)) => match serde_json::from_slice::<Event>(&frame) {
+                        Ok(event) => events.push(event),
+                        Err(_) => return events, // The pod ends here.
+                    },
+                    Ok(None) => break,
+                    Err(_) => return events,
+                }
+            }
+        }
+        for event in &events {
+            let said = serde_json::to_vec(event).expect("what was read can be written");
+            assert_eq!(&serde_json::from_slice::<Event>(&said).expect("what was written can be read"), event);
+        }
+        events
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,8 @@ mod builtin;
 mod channel;
 mod check;
 mod control;
+#[cfg(any(test, feature = "hostile"))]
+pub mod hostile;
 mod hypervisor;
 mod initramfs;
 mod kernel;

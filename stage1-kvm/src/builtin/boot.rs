@@ -3,7 +3,7 @@
 //! all arithmetic on their headers is checked here or in the loader crate.
 
 use super::memory::{self, Memory};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::{Elf, PvhBootCapability, start_info};
@@ -59,6 +59,7 @@ fn pvh(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> {
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         bail!("the guest kernel has no PVH entry; build it with CONFIG_PVH");
     };
+    ensure_loaded(entry.0, loaded.kernel_end)?;
     let (address, length) = load_initramfs(memory, bytes, files.initramfs, &loaded, INITRAMFS_LIMIT_DEFAULT)?;
     let module = start_info::hvm_modlist_entry { paddr: address, size: length, ..Default::default() };
     memory.write_obj(module, GuestAddress(memory::MODULES)).context("write the list of modules")?;
@@ -94,6 +95,7 @@ fn bzimage(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> 
     if header.version < 0x020c || header.xloadflags & XLF_KERNEL_64 == 0 {
         bail!("the guest kernel has no 64-bit entry");
     }
+    ensure_loaded(loaded.kernel_load.0 + ENTRY_64, loaded.kernel_end)?;
     // It unpacks itself at its preferred address and needs room there before it knows of the initramfs.
     let unpacked =
         header.pref_address.checked_add(u64::from(header.init_size)).context("read the guest kernel's header")?;
@@ -115,6 +117,13 @@ fn bzimage(memory: &Memory, bytes: u64, files: &mut Files<'_>) -> Result<Entry> 
     memory.write_obj(zero_page, GuestAddress(memory::START_INFO)).context("write the zero page")?;
     page_tables(memory)?;
     Ok(Entry::Long(loaded.kernel_load.0 + ENTRY_64))
+}
+
+/// A CPU that starts where nothing was loaded meets a triple fault, which says nothing to a person.
+fn ensure_loaded(entry: u64, end: u64) -> Result<()> {
+    let loaded = memory::HIGH_START..end;
+    ensure!(loaded.contains(&entry), "the guest kernel's entry at {entry:#x} lies outside of the kernel");
+    Ok(())
 }
 
 /// The loader says everything twice; the innermost cause is what a person needs.
@@ -160,24 +169,112 @@ pub(super) fn page_tables(memory: &Memory) -> Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
+/// What the maker of a kernel may write.
+#[cfg(any(test, feature = "hostile"))]
+pub(crate) mod hostile {
     use super::*;
     use std::io::Write;
 
-    fn load_bytes(kernel: &[u8]) -> Result<Entry> {
-        let memory = memory::map(64 << 20, false)?;
-        let mut file = tempfile(kernel);
-        let mut initramfs = tempfile(b"archive");
-        let mut files = Files { kernel: &mut file, initramfs: &mut initramfs, command_line: "quiet", rsdp: 0xe_0000 };
-        load(&memory, 64 << 20, &mut files)
+    const BYTES: u64 = 4 << 20;
+
+    /// Any bytes are refused, or loaded within memory with an entry that was loaded.
+    pub(crate) fn kernel(bytes: &[u8]) {
+        if let Ok(Entry::Pvh(entry) | Entry::Long(entry)) = load_bytes(bytes, BYTES) {
+            assert!((memory::HIGH_START..BYTES).contains(&entry), "the entry {entry:#x} is outside of memory");
+        }
     }
 
-    fn tempfile(content: &[u8]) -> File {
-        let mut file = File::from(rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
-        file.write_all(content).unwrap();
-        file.rewind().unwrap();
+    pub(super) fn load_bytes(kernel: &[u8], bytes: u64) -> Result<Entry> {
+        let memory = memory::map(bytes, false)?;
+        let (mut image, mut initramfs) = (file(kernel), file(b"archive"));
+        let mut files = Files { kernel: &mut image, initramfs: &mut initramfs, command_line: "quiet", rsdp: 0xe_0000 };
+        load(&memory, bytes, &mut files)
+    }
+
+    fn file(content: &[u8]) -> File {
+        let mut file =
+            File::from(rustix::fs::memfd_create("kernel", rustix::fs::MemfdFlags::CLOEXEC).expect("a memory file"));
+        file.write_all(content).expect("a memory file");
+        file.rewind().expect("a memory file");
         file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_bytes(kernel: &[u8]) -> Result<Entry> {
+        hostile::load_bytes(kernel, 64 << 20)
+    }
+
+    /// Type, offset in the file, physical address, bytes in the file and in memory, of each program header; then 4 KiB with a
+    /// PVH note of this entry at their start.
+    fn elf(segments: &[(u32, u64, u64, u64, u64)], entry: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 64];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[24..32].copy_from_slice(&memory::HIGH_START.to_le_bytes());
+        bytes[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        bytes[54..56].copy_from_slice(&56_u16.to_le_bytes());
+        bytes[56..58].copy_from_slice(&u16::try_from(segments.len()).unwrap().to_le_bytes());
+        for (kind, offset, address, in_file, in_memory) in segments {
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend([0; 4]);
+            for field in [offset, &0, address, in_file, in_memory, &0] {
+                bytes.extend(field.to_le_bytes());
+            }
+        }
+        bytes.resize(0x1000, 0);
+        bytes.extend([4_u32, 4, 18].iter().flat_map(|field| field.to_le_bytes()));
+        bytes.extend(b"Xen\0");
+        bytes.extend(entry.to_le_bytes());
+        bytes.resize(0x2000, 0x90);
+        bytes
+    }
+
+    const LOAD: u32 = 1;
+    const NOTE: u32 = 4;
+
+    #[test]
+    fn an_elf_kernel_starts_at_its_note() {
+        let segments = [(LOAD, 0x1000, 0x10_0000, 0x1000, 0x2000), (NOTE, 0x1000, 0, 20, 20)];
+        assert_eq!(load_bytes(&elf(&segments, 0x10_0200)).unwrap(), Entry::Pvh(0x10_0200));
+        for outside in [0, 0xf_ffff, 0x10_2000, u32::MAX] {
+            let error = load_bytes(&elf(&segments, outside)).unwrap_err().to_string();
+            assert!(error.contains("outside of the kernel"), "{error}");
+        }
+    }
+
+    // linux-loader GHSA-52h2-m2cf-9jh6 (CVE-2022-23523): headers that point beyond the end of the file made a loop without end.
+    #[test]
+    fn ghsa_52h2_m2cf_9jh6_headers_beyond_the_end_are_refused() {
+        let good = (LOAD, 0x1000, 0x10_0000, 0x1000, 0x1000);
+        for bad in [
+            (LOAD, 0x1_0000, 0x10_0000, 0x1000, 0x1000),
+            (LOAD, u64::MAX, 0x10_0000, 0x1000, 0x1000),
+            (LOAD, 0x1000, 0x10_0000, u64::MAX, u64::MAX),
+            (LOAD, 0x1000, 0x10_0000, 0x10_0000, 0x10_0000),
+            (LOAD, 0x1000, u64::MAX - 0xfff, 0x1000, 0x1000),
+            (LOAD, 0x1000, 0x10_0000, 0x1000, u64::MAX),
+            (LOAD, 0x1000, 64 << 20, 0x1000, 0x1000),
+            (NOTE, 0x1_0000, 0, 20, 20),
+            (NOTE, u64::MAX, 0, u64::MAX, 0),
+            (NOTE, 0x1014, 0, u64::MAX, 0),
+        ] {
+            let error = load_bytes(&elf(&[good, bad], 0x10_0000)).unwrap_err();
+            assert!(
+                error.to_string().contains("guest kernel") || error.to_string().contains("guest memory"),
+                "{error}"
+            );
+        }
+        let mut headers = elf(&[good, (NOTE, 0x1000, 0, 20, 20)], 0x10_0000);
+        for (at, value) in [(32, u64::MAX), (32, 0x2000), (32, 0x1fff), (56, 0xffff)] {
+            let kept = headers.clone();
+            let length = if at == 56 { 2 } else { 8 };
+            headers[at..at + length].copy_from_slice(&value.to_le_bytes()[..length]);
+            assert!(load_bytes(&headers).is_err(), "{at} {value:#x}");
+            headers = kept;
+        }
     }
 
     #[test]

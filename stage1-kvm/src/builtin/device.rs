@@ -2,9 +2,14 @@
 //! them with nothing but memory.
 
 use super::memory::Memory;
+use super::mmio::refuse;
 use anyhow::Result;
 use std::os::fd::BorrowedFd;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+
+/// So many chains are served in one turn at most. A driver that always has more must not keep the device thread from the other
+/// devices for ever, so the rest is served when it comes to this device again.
+pub(super) const CHAINS_MAX: u16 = 256;
 
 /// Guest memory and queues of a device that the driver has set up; the geometry does not change any more.
 pub(super) struct Active<'a> {
@@ -14,6 +19,10 @@ pub(super) struct Active<'a> {
     pub(super) queues: &'a mut [Queue],
     /// The guest must be interrupted.
     pub(super) interrupt: &'a mut bool,
+    /// Chains that may still be taken in this turn.
+    pub(super) left: u16,
+    /// Queues, by bit, that were not served to their end.
+    pub(super) unserved: u32,
 }
 
 /// A device behind a [`super::mmio::Transport`]. An `Err` means that the driver broke the rules (or the host its promise): the
@@ -48,11 +57,23 @@ pub(super) trait Device: Send {
 }
 
 impl<'a> Active<'a> {
-    /// The next chain of a queue. A ring whose index jumped further than the ring is long is an error.
+    /// The next chain of a queue. A ring whose index jumped further than the ring is long is an error, and so is a chain that
+    /// does not come to an end: one with a loop, with a link out of its table, with more than 4 GiB, or with an indirect table
+    /// inside another. A driver may still change what was checked; what keeps devices within the guest's memory is that every
+    /// access is checked again.
     pub(super) fn next(&mut self, queue: usize) -> Result<Option<DescriptorChain<&'a Memory>>> {
+        if self.left == 0 {
+            self.unserved |= 1 << queue;
+            return Ok(None);
+        }
         // Memory outlives the borrow of the queue, so a chain does too.
         let memory: &'a Memory = self.memory;
-        Ok(self.queues[queue].iter(memory)?.next())
+        let Some(chain) = self.queues[queue].iter(memory)?.next() else { return Ok(None) };
+        self.left -= 1;
+        match chain.clone().last() {
+            Some(last) if !last.has_next() => Ok(Some(chain)),
+            _ => refuse(),
+        }
     }
 
     /// Whether the driver has set this queue up.

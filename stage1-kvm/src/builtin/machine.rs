@@ -108,8 +108,8 @@ fn build(spec: &Spec) -> Result<Machine> {
         let address = DEVICES + index as u64 * DEVICE_BYTES;
         let line = interrupt_line(&vm, interrupt)?;
         let transport = Transport::new(device, Arc::clone(&memory), line)?;
-        for queue in 0..transport.queue_count() {
-            let kick = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).context("make an event fd")?;
+        for (queue, bell) in transport.bells().iter().enumerate() {
+            let kick = bell.try_clone().context("make an event fd")?;
             let register = IoEventAddress::Mmio(address + QUEUE_NOTIFY);
             vm.register_ioevent(&kick, &register, u32::try_from(queue)?).context("watch a queue")?;
             kicks.push((index, queue, kick));

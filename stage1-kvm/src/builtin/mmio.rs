@@ -2,9 +2,9 @@
 //! specification does not allow at that moment is ignored. Above all the geometry of queues is frozen once the driver said
 //! DRIVER_OK, because devices rely on what was checked then.
 
-use super::device::{Active, Device};
+use super::device::{Active, CHAINS_MAX, Device};
 use super::memory::Memory;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use virtio_queue::{Queue, QueueT};
@@ -34,6 +34,8 @@ pub(super) struct Transport {
     device: Box<dyn Device>,
     memory: Arc<Memory>,
     queues: Vec<Queue>,
+    /// One for each queue: the driver rings it, and this device itself when it was not done with a queue.
+    bells: Vec<EventFd>,
     interrupt: EventFd,
     interrupt_status: u32,
     status: u32,
@@ -46,11 +48,14 @@ pub(super) struct Transport {
 impl Transport {
     /// A device in reset. `interrupt` reaches the guest by an irqfd.
     pub(super) fn new(device: Box<dyn Device>, memory: Arc<Memory>, interrupt: EventFd) -> Result<Self> {
-        let queues = device.queue_sizes().iter().map(|size| Queue::new(*size)).collect::<Result<_, _>>()?;
+        let queues: Vec<_> = device.queue_sizes().iter().map(|size| Queue::new(*size)).collect::<Result<_, _>>()?;
+        let bell = |_: &Queue| EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).context("make an event fd");
+        let bells = queues.iter().map(bell).collect::<Result<_>>()?;
         Ok(Self {
             device,
             memory,
             queues,
+            bells,
             interrupt,
             interrupt_status: 0,
             status: 0,
@@ -61,16 +66,15 @@ impl Transport {
         })
     }
 
-    /// How many queues have a notification.
-    pub(super) fn queue_count(&self) -> usize {
-        self.queues.len()
+    /// The bells of the queues: when one rings, its queue wants [`Self::notified`].
+    pub(super) fn bells(&self) -> &[EventFd] {
+        &self.bells
     }
 
-    /// What must not change while the driver runs.
-    #[cfg(test)]
-    pub(super) fn geometry(&self, queue: usize) -> (u16, bool, [u64; 3]) {
-        let queue = &self.queues[queue];
-        (queue.size(), queue.ready(), [queue.desc_table(), queue.avail_ring(), queue.used_ring()])
+    /// What a test looks at: the queues, and whether the driver runs the device.
+    #[cfg(any(test, feature = "hostile"))]
+    pub(super) fn inspect(&self) -> (&[Queue], bool) {
+        (&self.queues, self.is_running())
     }
 
     /// The fd that the device waits for.
@@ -218,18 +222,32 @@ impl Transport {
 
     /// A device sees its queues only while the driver runs it.
     fn with_device(&mut self, act: impl FnOnce(&mut dyn Device, &mut Active<'_>) -> Result<()>) {
-        if self.status & (DRIVER_OK | NEEDS_RESET | FAILED) != DRIVER_OK {
+        if !self.is_running() {
             return;
         }
         let mut interrupt = false;
-        let mut active = Active { memory: &self.memory, queues: &mut self.queues, interrupt: &mut interrupt };
+        let mut active = Active {
+            memory: &self.memory,
+            queues: &mut self.queues,
+            interrupt: &mut interrupt,
+            left: CHAINS_MAX,
+            unserved: 0,
+        };
         let result = act(self.device.as_mut(), &mut active);
+        let unserved = active.unserved;
+        for (_, bell) in self.bells.iter().enumerate().filter(|(queue, _)| unserved & 1 << queue != 0) {
+            let _ = bell.write(1); // Full: it rings already.
+        }
         if interrupt {
             self.raise(INTERRUPT_QUEUE);
         }
         if result.is_err() {
             self.broken();
         }
+    }
+
+    fn is_running(&self) -> bool {
+        self.status & (DRIVER_OK | NEEDS_RESET | FAILED) == DRIVER_OK
     }
 
     /// The device stops until it is reset. What the driver did is its own affair, so nothing is printed.
