@@ -9,6 +9,7 @@
 mod builtin;
 mod channel;
 mod check;
+mod console;
 mod control;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;

@@ -2,6 +2,7 @@
 //! It ends when the guest says that the pod is over, or when the hypervisor ends.
 
 use crate::channel::Channel;
+use crate::console::Console;
 use crate::control::{Ask, Control, Source, read_input, taken};
 use crate::hypervisor::Machine;
 use crate::record;
@@ -82,7 +83,8 @@ struct Supervisor<'a> {
     outputs: [Sink; 2],
     apps: BTreeMap<AppName, AppStatus>,
     ready: BTreeMap<AppName, bool>,
-    debug: bool,
+    /// With `--debug`.
+    console: Option<Console>,
     report: Vec<u8>,
     report_open: bool,
     exit: Option<u8>,
@@ -118,7 +120,7 @@ impl<'a> Supervisor<'a> {
             outputs: [Sink::new(stdout.ok()), Sink::new(stderr.ok())],
             apps: pod.apps.iter().map(|app| (app.name.clone(), waiting.clone())).collect(),
             ready: pod.apps.iter().map(|app| (app.name.clone(), false)).collect(),
-            debug: pod.machine.as_ref().is_some_and(|machine| machine.debug),
+            console: pod.machine.as_ref().filter(|machine| machine.debug).map(|_| Console::default()),
             report: Vec::new(),
             report_open: true,
             exit: None,
@@ -237,8 +239,8 @@ impl<'a> Supervisor<'a> {
         match rustix::io::read(report, &mut buffer) {
             Ok(0) => self.report_open = false,
             Ok(count) => {
-                if self.debug {
-                    show(&buffer[..count]);
+                if let Some(console) = &mut self.console {
+                    console.show(&buffer[..count], &mut std::io::stderr());
                 }
                 let room = REPORT_BYTES_MAX.saturating_sub(self.report.len());
                 self.report.extend(&buffer[..count.min(room)]);
@@ -296,7 +298,7 @@ impl<'a> Supervisor<'a> {
                 let status = self.status(&app)?;
                 status.end = Some(end).filter(|_| !again);
                 status.ended_unix_nanos = Some(record::unix_nanos());
-                status.restarts += u32::from(again);
+                status.restarts = status.restarts.saturating_add(u32::from(again));
                 record::status(&app, &status.clone())
             }
             Event::Ready { app } => {
@@ -389,13 +391,6 @@ impl<'a> Supervisor<'a> {
 /// Text from the guest without what would command a terminal.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
-}
-
-/// Shows the guest's console on stderr. It is the guest's text, and must not command the caller's terminal.
-fn show(bytes: &[u8]) {
-    let shown: String =
-        String::from_utf8_lossy(bytes).chars().filter(|letter| *letter == '\n' || !letter.is_control()).collect();
-    eprint!("{shown}");
 }
 
 /// The signals that the supervisor acts on. Job control and faults keep their default action.
