@@ -49,13 +49,7 @@ pub(super) fn arguments(plan: &VmPlan, accelerator: Accelerator, files: &Files) 
     words.pair("-device", "virtio-rng-device,rng=random");
     for (index, (disk, fd)) in plan.disks.iter().zip(&files.disks).enumerate() {
         let set = format!("/dev/fdset/{}", words.fd_set(fd));
-        let read_only = if disk.read_only { "on" } else { "off" };
-        // The format is said, never looked for: a guest that may write its disk could otherwise make it one that
-        // names another file.
-        words.pair(
-            "-drive",
-            &format!("if=none,id=disk{index},format=raw,file={set},file.locking=off,readonly={read_only}"),
-        );
+        words.pair("-drive", &drive(index, &set, disk.read_only));
         words.pair("-device", &format!("virtio-blk-device,drive=disk{index},serial={}", disk.serial));
     }
     for (index, (share, fd)) in plan.shares.iter().zip(&files.shares).enumerate() {
@@ -65,10 +59,17 @@ pub(super) fn arguments(plan: &VmPlan, accelerator: Accelerator, files: &Files) 
     Ok(words.0)
 }
 
+/// The format is said, never looked for: a guest that may write its disk could otherwise make it one that names another file.
+fn drive(index: usize, set: &str, read_only: bool) -> String {
+    let read_only = if read_only { "on" } else { "off" };
+    format!("if=none,id=disk{index},format=raw,file={set},file.locking=off,readonly={read_only}")
+}
+
 /// Without ACPI: its reduced-hardware profile has no timer that a guest without KVM's clock could measure others by.
 fn machine(words: &mut Words, plan: &VmPlan, accelerator: Accelerator) {
     let memory = plan.memory_bytes >> 20;
-    let mut machine = String::from("microvm,acpi=off,x-option-roms=off");
+    // Pages that guests share by their content tell one guest what another holds (CVE-2015-2877).
+    let mut machine = String::from("microvm,acpi=off,x-option-roms=off,mem-merge=off");
     if !plan.shares.is_empty() {
         // virtiofsd reads and writes the guest's memory itself.
         words.pair("-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
@@ -145,5 +146,22 @@ impl Words {
         let number = fd.as_raw_fd();
         self.pair("-add-fd", &format!("fd={number},set={number}"));
         number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // cloud-hypervisor GHSA-jmr4-g2hv-mjj6: a format that is looked for in the content lets a guest write itself a qcow2 header
+    // with a backing file of the host's.
+    #[test]
+    fn ghsa_jmr4_g2hv_mjj6_the_format_of_a_disk_is_said() {
+        for (read_only, word) in [(true, "readonly=on"), (false, "readonly=off")] {
+            let drive = drive(3, "/dev/fdset/7", read_only);
+            let options: Vec<&str> = drive.split(',').collect();
+            assert!(options.contains(&"format=raw") && options.contains(&word), "{drive}");
+            assert!(options.contains(&"file=/dev/fdset/7"), "{drive}");
+        }
     }
 }
