@@ -387,6 +387,32 @@ mod tests {
         }
     }
 
+    /// Every name of up to four components out of a few that are each other's beginnings, against every prefix: a prefix covers
+    /// a name if and only if its components are the name's first ones, and `covering` finds the same ones, the longest first.
+    #[test]
+    fn coverage_is_by_component_for_every_small_name() {
+        let parts = ["a", "ab", "a.b", "a-b"];
+        let mut texts = vec![Vec::new()];
+        for length in 0..4_usize {
+            for at in (0..texts.len()).filter(|at| texts[*at].len() == length).collect::<Vec<_>>() {
+                texts.extend(parts.map(|part| [texts[at].clone(), vec![part]].concat()));
+            }
+        }
+        texts.remove(0);
+        let names: Vec<_> = texts.iter().map(|parts| ImageName::parse(&parts.join("/")).expect("a name")).collect();
+        for (prefix_parts, prefix) in texts.iter().zip(&names) {
+            let prefix = Prefix::parse(prefix.as_str()).expect("a prefix");
+            for (name_parts, name) in texts.iter().zip(&names) {
+                assert_eq!(prefix.covers(name), name_parts.starts_with(prefix_parts), "{prefix} {name}");
+            }
+        }
+        for (parts, name) in texts.iter().zip(&names) {
+            let covering: Vec<_> = Prefix::covering(name).collect();
+            let expected = (1..=parts.len()).rev().map(|count| Prefix::Under(parts[..count].join("/")));
+            assert_eq!(covering, expected.chain([Prefix::All]).collect::<Vec<_>>());
+        }
+    }
+
     #[test]
     fn file_names_stand_for_one_prefix() {
         for (prefix, file) in [("*", "_all.json"), ("a.b/c", "a.b+c.json"), ("localhost:5000", "localhost:5000.json")] {
