@@ -13,7 +13,7 @@ mod bridge;
 mod cgroup;
 mod clock;
 mod devices;
-mod frame;
+pub(crate) mod frame;
 mod network;
 mod port;
 mod power;

@@ -14,6 +14,8 @@ mod confine;
 mod device;
 mod failure;
 pub mod guest;
+#[cfg(any(test, feature = "hostile"))]
+pub mod hostile;
 mod launch;
 mod life;
 mod lookup;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Appends `message` as a frame to `out`.
-pub(super) fn encode(message: &impl Serialize, out: &mut Vec<u8>) -> Result<()> {
+pub(crate) fn encode(message: &impl Serialize, out: &mut Vec<u8>) -> Result<()> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     serde_json::to_writer(&mut *out, message).context("write a message")?;
@@ -18,7 +18,7 @@ pub(super) fn encode(message: &impl Serialize, out: &mut Vec<u8>) -> Result<()> 
 }
 
 /// Takes the first complete frame off `bytes`, or leaves them alone.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &mut Vec<u8>) -> Result<Option<T>> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &mut Vec<u8>) -> Result<Option<T>> {
     let Some((head, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_le_bytes(*head) as usize;
     ensure!(length <= MESSAGE_BYTES_MAX, "a frame of {length} bytes is too long");

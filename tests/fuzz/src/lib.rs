@@ -13,12 +13,19 @@ use image_tools::signature::Signature;
 use image_tools::statement::Statement;
 use image_tools::trust::Rule;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 /// A target's name, as in `cargo xtask fuzz NAME` and `corpus/NAME`, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All targets.
-pub const TARGETS: &[Target] = &[
+/// All targets: those below, and those that lie beside what they reach into.
+pub fn targets() -> impl Iterator<Item = &'static Target> {
+    IMAGES.iter().chain(stage1_kvm::hostile::TARGETS).chain(stage2::hostile::TARGETS)
+}
+
+/// Of what this crate can reach by itself.
+const IMAGES: &[Target] = &[
     ("archive", archive),
     ("config", config),
     ("contract", contract),
@@ -103,16 +110,38 @@ pub fn archive(bytes: &[u8]) {
     }
 }
 
-/// The unpacker: whatever the bytes are, nothing outside its directory changes.
+/// The unpacker: whatever the bytes are, nothing outside its directory changes: no name, content, owner, mode or time, and no
+/// hard link is made from it.
 pub fn unpack(bytes: &[u8]) {
     let outer = tempfile::tempdir().expect("a temporary directory");
-    let (root, canary) = (outer.path().join("root"), outer.path().join("canary"));
+    let root = outer.path().join("root");
     std::fs::create_dir(&root).expect("a fresh directory");
-    std::fs::write(&canary, "alive").expect("a fresh file");
+    std::fs::create_dir(outer.path().join("etc")).expect("a fresh directory");
+    std::fs::write(outer.path().join("etc/passwd"), "canary").expect("a fresh file");
+    std::fs::write(outer.path().join("x"), "canary").expect("a fresh file");
+    let before = canaries(outer.path());
     let directory = std::fs::File::open(&root).expect("it is there");
     let limits = Limits { bytes: 1 << 20, entries: 1000, ..Limits::default() };
     let _ = image_tools::unpack::unpack(directory.as_fd(), bytes, &limits); // Refusing is fine.
-    let names: Vec<_> = std::fs::read_dir(outer.path()).expect("it is there").flatten().collect();
-    assert_eq!(names.len(), 2, "the unpacker left its directory: {names:?}");
-    assert_eq!(std::fs::read(&canary).expect("the canary is there"), b"alive");
+    assert_eq!(canaries(outer.path()), before, "the unpacker left its directory");
+}
+
+/// All that a directory holds, but for what is in its `root`.
+fn canaries(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+        let (path, data) = (entry.path(), entry.metadata().expect("it is there"));
+        if entry.file_name() == "root" {
+            // Its mode, owner and time are the image's to say.
+            found.push(format!("{} {} {}", path.display(), data.ino(), data.is_dir()));
+            continue;
+        }
+        let identity = (data.ino(), data.mode(), data.nlink(), data.uid(), data.gid(), data.mtime_nsec());
+        found.push(format!("{} {identity:?} {:?}", path.display(), std::fs::read(&path).ok()));
+        if data.is_dir() {
+            found.extend(canaries(&path));
+        }
+    }
+    found.sort();
+    found
 }

@@ -7,7 +7,7 @@ fn body() -> fn(&[u8]) {
     static BODY: OnceLock<fn(&[u8])> = OnceLock::new();
     *BODY.get_or_init(|| {
         let wanted = std::env::var("POD_FUZZ_TARGET").unwrap_or_default();
-        let found = fuzz::TARGETS.iter().find(|(name, _)| *name == wanted);
+        let found = fuzz::targets().find(|(name, _)| *name == wanted);
         found.unwrap_or_else(|| panic!("POD_FUZZ_TARGET names no target: `{wanted}`")).1
     })
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 #[test]
 fn corpus() {
-    for (name, body) in fuzz::TARGETS {
+    for (name, body) in fuzz::targets() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
         let entries = std::fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         let mut replayed = 0;
