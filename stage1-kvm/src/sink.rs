@@ -48,6 +48,13 @@ impl Sink {
         before - self.queue.len()
     }
 
+    /// Waits for the reader no longer: drops what is queued, says how much, and drops what comes.
+    #[must_use]
+    pub(crate) fn give_up(&mut self) -> usize {
+        self.to = None;
+        std::mem::take(&mut self.queue).len()
+    }
+
     /// The fd to poll for writing, if anything waits.
     pub(crate) fn pending(&self) -> Option<BorrowedFd<'_>> {
         self.to.as_ref().filter(|_| !self.queue.is_empty()).map(AsFd::as_fd)
@@ -56,5 +63,21 @@ impl Sink {
     /// How much waits. The guest was told how much may (`WINDOW_BYTES`).
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_reads_is_dropped_and_counted() {
+        let (_reader, writer) = rustix::pipe::pipe().unwrap();
+        let mut sink = Sink::new(Some(writer));
+        assert_eq!(sink.push(&[b'x'; 5000]), 0);
+        assert_eq!((sink.write(), sink.len()), (4096, 904));
+        assert_eq!((sink.give_up(), sink.len()), (904, 0));
+        assert_eq!(sink.push(b"more"), 4);
+        assert!(sink.pending().is_none());
     }
 }

@@ -88,6 +88,11 @@ struct Supervisor<'a> {
     report: Vec<u8>,
     report_open: bool,
     exit: Option<u8>,
+    /// A stop was asked for.
+    stopping: bool,
+    /// When the output of a pod that was stopped, and whose apps have ended, is dropped if nobody takes it. The guest is not
+    /// over before its output is gone.
+    drained_until: Option<Instant>,
     deadline: Option<(Instant, &'static str)>,
 }
 
@@ -124,6 +129,8 @@ impl<'a> Supervisor<'a> {
             report: Vec::new(),
             report_open: true,
             exit: None,
+            stopping: false,
+            drained_until: None,
             deadline: Some((deadline, "the guest did not start in time")),
         })
     }
@@ -134,6 +141,7 @@ impl<'a> Supervisor<'a> {
                 self.handle(token, flags, &machine.report)?;
             }
             self.control.tidy();
+            self.give_up_output()?;
             let drained = self.outputs.iter().all(|sink| sink.pending().is_none()) && self.control.is_quiet();
             let late = self.deadline.filter(|(at, _)| *at <= Instant::now());
             match (self.exit, late) {
@@ -148,6 +156,20 @@ impl<'a> Supervisor<'a> {
                 return Err(self.ended_early(&mut machine.process));
             }
         }
+    }
+
+    fn give_up_output(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if self.stopping && self.apps.values().all(|status| status.end.is_some()) {
+            self.stopping = false;
+            self.drained_until = Some(now + Duration::from_secs(DRAIN_SECS_MAX));
+        }
+        if self.drained_until.take_if(|at| *at <= now).is_some() {
+            for sink in &mut self.outputs {
+                taken(0, sink.give_up(), &mut self.channel)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for something to do.
@@ -174,7 +196,8 @@ impl<'a> Supervisor<'a> {
         }
         let mut fds: Vec<PollFd<'_>> =
             polled.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-        let timeout = self.deadline.map(|(at, _)| timespec(at.saturating_duration_since(Instant::now())));
+        let next = self.deadline.map(|(at, _)| at).into_iter().chain(self.drained_until).min();
+        let timeout = next.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
@@ -228,6 +251,7 @@ impl<'a> Supervisor<'a> {
         let longest = self.pod.apps.iter().map(|app| app.stop.grace_millis).max().unwrap_or(0);
         let grace = Duration::from_millis(grace_millis.unwrap_or(longest).min(86_400_000));
         let at = Instant::now() + grace + Duration::from_secs(STOP_SECS_EXTRA);
+        self.stopping = true;
         if self.exit.is_none() {
             self.deadline = Some((at, "the guest did not stop in time and was killed"));
         }

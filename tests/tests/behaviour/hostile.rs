@@ -309,3 +309,18 @@ stage_test!(bombs_are_refused, |t| {
     assert_eq!(outcome.code, 125, "{outcome}");
     canary.assert_alive("a bomb");
 });
+
+// An app that floods its output while nobody reads: what is under way is bounded, so the supervisor does not grow; the pod still
+// answers; and neither the flood nor the reader holds up a stop.
+stage_test!(a_flood_that_nobody_reads_fills_nothing_and_stops, |t| {
+    let mut pod = t.pod().app("a", "stream-bytes 1000000000").start();
+    for _ in 0..3 {
+        pod.exec("a", &["/probe", "print", "here"]).assert_ok().assert_stdout("here");
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", pod.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a process has memory");
+    let kibibytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kibibytes < 32 << 10, "the supervisor used {kibibytes} KiB");
+    t.cli(["stop", &pod.uuid]).assert_exit(0);
+    pod.wait().assert_exit(143);
+});
