@@ -7,6 +7,7 @@ use crate::output;
 use crate::pod_json::AppImage;
 use crate::values::sets::Insecure;
 use anyhow::{Context, Result};
+use contract::host::StageImage;
 use contract::pod::{Pod, Trust};
 use image_tools::digest::Digest;
 use image_tools::obtain::{self, Images, ObtainError, Obtained, Platform, PullPolicy, Terms};
@@ -99,6 +100,11 @@ pub(crate) fn app_image(obtained: Obtained) -> AppImage {
         layers: image.layers,
         trust: trust(obtained.trust),
     }
+}
+
+/// The image of a stage1, for `host.json`.
+pub(crate) fn stage_image(obtained: &Obtained) -> StageImage {
+    StageImage { id: obtained.image.id.to_string(), trust: trust(obtained.trust.clone()) }
 }
 
 fn trust(trust: obtain::Trust) -> Trust {

@@ -5,9 +5,11 @@ use anyhow::{Context, Result};
 use contract::check::{self, Line};
 use contract::dir::{LOCK_FD, USER_FD};
 use contract::features;
+use contract::host::StageImage;
 use contract::name::PodUuid;
 use contract::pod::Pod;
 use contract::stage1::{FILE, Stage1};
+use image_tools::obtain::Obtained;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::PidfdFlags;
@@ -25,31 +27,56 @@ pub(crate) struct Located {
     pub(crate) stage1: Stage1,
     /// Its `stage1.json`.
     pub(crate) file: PathBuf,
+    /// The image that it came in.
+    pub(crate) image: Option<StageImage>,
+}
+
+/// Whether `--stage1=` means an image: neither the name of a built-in stage1 nor a path, which starts with `.` or `/`, ends
+/// with `.json`, or is there.
+pub(crate) fn is_image(text: &str) -> bool {
+    let name = !text.contains(['/', ':', '.']);
+    let path = text.starts_with(['.', '/']) || text.ends_with(".json") || Path::new(text).is_dir();
+    text.ends_with(".pod") || !name && !path
 }
 
 /// Finds what `--stage1=` means: the name of a built-in one, or a path.
 pub(crate) fn locate(text: &str) -> Result<Located> {
-    let named = !text.contains('/') && !text.ends_with(".json");
-    let candidates = if named { built_in(text)? } else { path(text)? };
+    let candidates = if text.contains('/') || text.ends_with(".json") { path(text)? } else { built_in(text)? };
     for file in candidates {
-        match File::open(&file) {
-            Ok(open) => {
-                let stage1: Stage1 =
-                    contract::json::read(open).with_context(|| format!("read stage1 `{}`", file.display()))?;
-                if !stage1.versions.contains(&contract::VERSION) {
-                    let name = crate::escape::escape(&stage1.name).into_owned();
-                    let message = format!("stage1 `{name}` does not read version {} of pod.json", contract::VERSION);
-                    return Err(Failure::new(message).into());
-                }
-                return Ok(Located { stage1, file });
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("open stage1 `{}`", file.display())),
+        if let Some(stage1) = read(&file)? {
+            return Ok(Located { stage1, file, image: None });
         }
     }
     Err(Failure::new(format!("stage1 `{}` is not there", text.escape_debug()))
-        .hint("`--stage1=namespaces`, `--stage1=kvm`, or the path of a stage1.json")
+        .hint("`--stage1=namespaces`, `--stage1=kvm`, the path of a stage1.json, or an image that holds one")
         .into())
+}
+
+/// The stage1 in an image that was verified. Its programs run from the store, where nobody writes.
+pub(crate) fn of_image(obtained: &Obtained) -> Result<Located> {
+    let name = obtained.image.name.as_str().to_owned();
+    let [layer] = obtained.image.layers.as_slice() else {
+        let number = obtained.image.layers.len();
+        return Err(Failure::new(format!("the image of a stage1 has one layer, `{name}` has {number}")).into());
+    };
+    let file = layer.join(FILE);
+    let stage1 = read(&file)?.ok_or_else(|| Failure::new(format!("image `{name}` holds no `/{FILE}`")))?;
+    Ok(Located { stage1, file, image: Some(crate::images::stage_image(obtained)) })
+}
+
+/// `None`: there is no such file.
+fn read(file: &Path) -> Result<Option<Stage1>> {
+    let open = match File::open(file) {
+        Ok(open) => open,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("open stage1 `{}`", file.display())),
+    };
+    let stage1: Stage1 = contract::json::read(open).with_context(|| format!("read stage1 `{}`", file.display()))?;
+    if stage1.versions.contains(&contract::VERSION) {
+        return Ok(Some(stage1));
+    }
+    let name = crate::escape::escape(&stage1.name).into_owned();
+    Err(Failure::new(format!("stage1 `{name}` does not read version {} of pod.json", contract::VERSION)).into())
 }
 
 /// Runs the command for as long as it may take, and reads as much as it may say.

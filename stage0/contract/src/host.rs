@@ -3,7 +3,7 @@
 
 use crate::json::Version;
 use crate::name::AppName;
-use crate::pod::IdRange;
+use crate::pod::{IdRange, Trust};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,6 +17,9 @@ pub struct Host {
     /// The `stage1.json` of the stage1 that has the pod; gc asks its `gc` entrypoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage1: Option<PathBuf>,
+    /// The image that this stage1 came in: it is verified again when a prepared pod is run, and kept as long as the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage1_image: Option<StageImage>,
     /// All cgroup directories of the pod, parents before children; gc removes them in the reverse order.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
@@ -33,4 +36,14 @@ pub struct Host {
     /// A named network namespace, as a path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_namespace: Option<PathBuf>,
+}
+
+/// An image that holds a stage1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageImage {
+    /// `sha256:` and 64 hexadecimal digits.
+    pub id: String,
+    /// Who vouched for it.
+    pub trust: Trust,
 }

@@ -14,7 +14,7 @@ pub(crate) struct PodFlags {
     /// Name of the pod, unique among pods that live (after an image: name of the app)
     #[arg(long)]
     pub(crate) name: Option<PodName>,
-    /// Isolation: `namespaces`, `kvm`, or the path of a stage1.json
+    /// Isolation: `namespaces`, `kvm`, the path of a stage1.json, or an image that holds one, verified like any
     #[arg(long, value_name = "STAGE1", default_value = "namespaces")]
     pub(crate) stage1: String,
     /// Network: `none` (loopback only) or `host`

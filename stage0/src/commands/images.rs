@@ -9,13 +9,14 @@ use crate::images;
 use crate::life::pods::Pods;
 use crate::output::{self, Table};
 use anyhow::{Context, Result};
-use contract::dir::{POD, Phase};
+use contract::dir::{HOST, POD, Phase};
+use contract::host::Host;
 use image_tools::digest::Digest;
 use image_tools::obtain::Platform;
 use image_tools::reference::Reference;
 use image_tools::store::{InUse, Store, StoredImage};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `pod fetch`: one id a line on stdout, nothing else.
 pub(crate) fn fetch(globals: &Globals, arguments: &Fetch) -> Result<()> {
@@ -194,6 +195,11 @@ fn in_use(globals: &Globals, store: &Store) -> Result<InUse> {
     for phase in Phase::ALL {
         for uuid in pods.uuids(phase)? {
             let Some(pod) = pods.open_pod(phase, &uuid)? else { continue };
+            if let Ok(Some(host)) = pod.read::<Host>(HOST) {
+                used.images.extend(host.stage1_image.and_then(|image| Digest::parse(&image.id).ok()));
+                // Beside its stage1.json lie its programs; of one that came in no image, this is no path of the store.
+                used.paths.extend(host.stage1.as_deref().and_then(Path::parent).map(Path::to_owned));
+            }
             // A torn pod.json is that of a start that was killed; it runs nothing.
             let Ok(Some(description)) = pod.read::<contract::pod::Pod>(POD) else { continue };
             for app in description.apps {

@@ -26,9 +26,8 @@ use std::path::Path;
 pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infallible> {
     let uuid = new_uuid()?;
     save_uuid(arguments, &uuid)?;
-    let stage1 = stage1::locate(&arguments.pod.stage1)?;
     // The store stays open until there is a pod.json that names its layers: so long nothing in it is collected.
-    let store = images::open(globals)?;
+    let (store, stage1) = store_and_stage1(globals, arguments)?;
     let mut pod = resolve(globals, &store, arguments, &stage1, uuid)?;
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     let pods = Pods::open(&globals.dir)?;
@@ -40,9 +39,8 @@ pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infalli
 pub(crate) fn prepare(globals: &Globals, arguments: &PodArguments) -> Result<()> {
     let uuid = new_uuid()?;
     save_uuid(arguments, &uuid)?;
-    let stage1 = stage1::locate(&arguments.pod.stage1)?;
     // The store stays open until there is a pod.json that names its layers: so long nothing in it is collected.
-    let store = images::open(globals)?;
+    let (store, stage1) = store_and_stage1(globals, arguments)?;
     let mut pod = resolve(globals, &store, arguments, &stage1, uuid)?;
     // What this host cannot enforce is refused now, not when somebody waits for the pod.
     plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
@@ -69,11 +67,24 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     }
     let stage1 = stage1::locate(&host.stage1.as_deref().unwrap_or(Path::new("namespaces")).display().to_string())?;
     stage1.refuse_unknown_needs(&pod)?;
-    verify_again(globals, &pod)?;
+    verify_again(globals, &pod, &host)?;
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     make::record(&cgroups, &pod.uuid, &mut host);
     dir.replace(HOST, &json(&host)?)?;
     start(&pods, &mut dir, &stage1, &cgroups, pod.private_users)
+}
+
+/// A stage1 that is no image is looked for first: without it, not even a store is made.
+fn store_and_stage1(globals: &Globals, arguments: &PodArguments) -> Result<(Images, Located)> {
+    let text = &arguments.pod.stage1;
+    if !stage1::is_image(text) {
+        let stage1 = stage1::locate(text)?;
+        return Ok((images::open(globals)?, stage1));
+    }
+    let store = images::open(globals)?;
+    let obtained = images::obtain(&store, text, arguments.pod.pull_policy, globals.insecure());
+    let stage1 = obtained.and_then(|obtained| stage1::of_image(&obtained)).context("stage1")?;
+    Ok((store, stage1))
 }
 
 /// Everything that can be refused is refused here, before there is a directory.
@@ -116,7 +127,7 @@ fn write_down(pods: &Pods, dir: &PodDir, pod: &mut Pod, stage1: &Located, cgroup
     if let Some(name) = &pod.name {
         names::claim(pods, name, &pod.uuid)?;
     }
-    let mut host = Host { stage1: Some(stage1.file.clone()), ..Host::default() };
+    let mut host = Host { stage1: Some(stage1.file.clone()), stage1_image: stage1.image.clone(), ..Host::default() };
     if pod.private_users.is_some() {
         // The lease names its pod, so gc finds it by the pod's death even if host.json never came to be.
         let range = lease::take(pods, &pod.uuid)?;
@@ -143,15 +154,17 @@ fn start(
 }
 
 /// A key may have been revoked, or a rule removed, since the pod was prepared.
-fn verify_again(globals: &Globals, pod: &Pod) -> Result<()> {
+fn verify_again(globals: &Globals, pod: &Pod, host: &Host) -> Result<()> {
     let store = images::open(globals)?;
-    for app in &pod.apps {
-        let id = Digest::parse(&app.image.id).with_context(|| format!("image of app `{}`", app.name))?;
-        let (pinned, insecure) = (app.image.trust == Trust::Digest, app.image.trust == Trust::Insecure);
+    let judge = |id: &str, trust: &Trust| {
+        let (pinned, insecure) = (*trust == Trust::Digest, *trust == Trust::Insecure);
         let insecure = Insecure { image: insecure, ..Insecure::default() };
-        images::stored(&store, &id, pinned, insecure).with_context(|| format!("image of app `{}`", app.name))?;
+        images::stored(&store, &Digest::parse(id)?, pinned, insecure).map(|_| ())
+    };
+    for app in &pod.apps {
+        judge(&app.image.id, &app.image.trust).with_context(|| format!("image of app `{}`", app.name))?;
     }
-    Ok(())
+    host.stage1_image.iter().try_for_each(|image| judge(&image.id, &image.trust).context("image of the stage1"))
 }
 
 fn refuse_other_network(pod: &Pod, net: Option<&str>) -> Result<(), Failure> {

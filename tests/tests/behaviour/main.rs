@@ -15,6 +15,7 @@ mod limits;
 mod machines;
 mod outcome;
 mod several;
+mod stages;
 mod terminals;
 mod testbed;
 mod trust;
