@@ -23,7 +23,7 @@ usage: cargo xtask COMMAND
   build [--debug]          all executables, side by side, with the demo image inside `pod`
   run [--debug] [ARG…]     build, then `pod run demo` in a data directory of its own; ARGs go to `pod run`
   test [FILTER]            format, lints, unit and behaviour tests; FILTER picks behaviour tests by name
-  bench [--debug] [TABLE…] the tables of the README: start memory list together unpack
+  bench [--debug] [TABLE…] the tables of the README: start memory list together unpack vm
   fuzz [TARGET [SECONDS]]  every fuzz target, or one, for 30 s each; needs a nightly compiler
   install PREFIX           release build into PREFIX/bin and PREFIX/lib/pod";
 
@@ -32,6 +32,8 @@ enum Task {
     Run(build::Profile, Vec<String>),
     Test(Option<String>),
     Bench(build::Profile, Vec<String>),
+    /// Of the testbed VM only: what [`bench::bench`] wants measured there.
+    Inside(PathBuf),
     Fuzz(Option<String>, u64),
     Install(PathBuf),
     Help,
@@ -50,6 +52,7 @@ fn parse(mut arguments: Vec<String>) -> Result<Task> {
         ("test", []) => Task::Test(None),
         ("test", [filter]) => Task::Test(Some(filter.clone())),
         ("bench", _) => Task::Bench(profile, rest),
+        ("bench-inside", [executables]) => Task::Inside(PathBuf::from(executables)),
         ("fuzz", []) => Task::Fuzz(None, fuzz::SECONDS),
         ("fuzz", [name]) => Task::Fuzz(Some(name.clone()), fuzz::SECONDS),
         ("fuzz", [name, seconds]) => Task::Fuzz(Some(name.clone()), seconds.parse()?),
@@ -68,6 +71,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Run(profile, arguments) => return run::run(profile, &arguments),
         Task::Test(filter) => return check::check(filter.as_deref()),
         Task::Bench(profile, tables) => bench::bench(profile, &tables)?,
+        Task::Inside(executables) => bench::inside(&executables)?,
         Task::Fuzz(only, seconds) => fuzz::fuzz(only.as_deref(), seconds)?,
         Task::Install(prefix) => install::install(&prefix)?,
         Task::Help => println!("{HELP}"),

@@ -4,12 +4,14 @@
 //! mount is hidden from all that is measured, and from nobody else. What it makes lies in one temporary directory; what
 //! the peers leave outside of it is removed at the end.
 
+mod bare;
 mod measure;
 mod peers;
 mod pods;
 mod scale;
 mod start;
 mod unpack;
+mod vm;
 
 use crate::build::{Profile, build};
 use crate::packages::{Need, ensure};
@@ -18,6 +20,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use std::path::PathBuf;
 use tempfile::TempDir;
+
+pub(crate) use vm::inside;
 
 /// A function that prints one table.
 type Table = fn(&World) -> Result<()>;
@@ -28,6 +32,7 @@ const TABLES: &[(&str, Table)] = &[
     ("list", scale::list),
     ("together", scale::together),
     ("unpack", unpack::unpack),
+    ("vm", vm::vm),
 ];
 
 /// What all tables share.
