@@ -23,7 +23,7 @@ usage: cargo xtask COMMAND
   build [--debug]          all executables, side by side, with the demo image inside `pod`
   run [--debug] [ARG…]     build, then `pod run demo` in a data directory of its own; ARGs go to `pod run`
   test [FILTER]            format, lints, unit and behaviour tests; FILTER picks behaviour tests by name
-  bench [--debug] [TABLE…] the tables of the README: start memory list together unpack vm
+  bench [--debug] [TABLE…] the tables of the README: start memory list together unpack pull vm
   fuzz [TARGET [SECONDS]]  every fuzz target, or one, for 30 s each; needs a nightly compiler
   install PREFIX           release build into PREFIX/bin and PREFIX/lib/pod";
 

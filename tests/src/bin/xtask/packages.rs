@@ -54,6 +54,7 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Bench, "bubblewrap", &["/usr/bin/bwrap"]),
     (Need::Bench, "busybox-static", &["/bin/busybox"]),
     (Need::Bench, "runc", &["/usr/sbin/runc", "/usr/bin/runc"]),
+    (Need::Bench, "time", &["/usr/bin/time"]),
     (Need::Bench, "systemd-container", &["/usr/bin/systemd-nspawn"]),
 ];
 

@@ -5,10 +5,15 @@
 //! the peers leave outside of it is removed at the end.
 
 mod bare;
+#[path = "../../../../../image-tools/tests/registry/certificates.rs"]
+mod certificates;
 mod measure;
 mod peers;
 mod pods;
+mod pull;
 mod scale;
+#[path = "../../../../../image-tools/tests/registry/server.rs"]
+mod server;
 mod start;
 mod unpack;
 mod vm;
@@ -33,6 +38,7 @@ const TABLES: &[(&str, Table)] = &[
     ("together", scale::together),
     ("unpack", unpack::unpack),
     ("vm", vm::vm),
+    ("pull", pull::pull),
 ];
 
 /// What all tables share.
@@ -62,7 +68,7 @@ pub(crate) fn bench(profile: Profile, tables: &[String]) -> Result<()> {
             println!();
         }
     }
-    peers::sweep();
+    tests::podman::sweep(world.scratch.path());
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use super::pods::busybox;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use tests::image::Layer;
 
@@ -84,24 +84,6 @@ impl Peers {
     }
 
     fn podman(&self) -> Command {
-        podman(&self.directory.join("podman"))
-    }
-}
-
-/// podman with storage of its own, cgroups without systemd, and limits that it may set.
-pub(crate) fn podman(storage: &Path) -> Command {
-    let mut command = Command::new("prlimit");
-    command.args(["--nofile=1024:1024", "--nproc=4096:4096", "podman", "--root"]).arg(storage.join("root"));
-    command.arg("--runroot").arg(storage.join("run")).args(["--storage-driver=overlay", "--cgroup-manager=cgroupfs"]);
-    command.args(["--events-backend=none", "--log-level=error"]);
-    command
-}
-
-/// Removes what the peers leave outside of their directories: podman's parent cgroups. One in use stays.
-pub(crate) fn sweep() {
-    for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        for name in ["libpod_parent/conmon", "libpod_parent"] {
-            let _ = fs::remove_dir(entry.path().join(name)); // Absent, or not empty: somebody else's.
-        }
+        tests::podman::podman(&self.directory.join("podman"))
     }
 }

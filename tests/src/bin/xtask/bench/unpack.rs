@@ -2,19 +2,19 @@
 
 use super::World;
 use super::measure::{Candidate, in_turns, print_ratios, time};
-use super::peers::podman;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tests::image::{Layer, Recipe};
+use tests::podman::podman;
 
 const ROUNDS: usize = 3;
 const LAYERS: usize = 4;
 const FILES: usize = 2500;
 
 /// Four layers of many small and some large files, about 300 MB, half of it compressible.
-fn archive(file: &Path) -> Result<()> {
+pub(crate) fn archive(file: &Path) -> Result<()> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
         // xorshift: the same bytes on every machine.
