@@ -265,12 +265,29 @@ impl Images {
         self.import_opened(&self.open(source, terms)?, source, terms)
     }
 
+    /// Imports and verifies an image that the caller brought along, in a file whose name says nothing: `origin` tells users
+    /// where it came from.
+    pub fn import_own(&self, source: &Source, origin: &str) -> Result<Obtained, ObtainError> {
+        let terms = Terms::here(PullPolicy::Never, Insecure::default());
+        self.import_from(&self.open(source, &terms)?, source, origin.to_owned(), &terms)
+    }
+
     fn open(&self, source: &Source, terms: &Terms) -> Result<SourceImage, SourceError> {
         let architecture = &terms.platform.architecture;
         SourceImage::open_with(source, architecture, &mut |dependency| self.dependency(dependency, terms))
     }
 
     fn import_opened(&self, opened: &SourceImage, source: &Source, terms: &Terms) -> Result<Obtained, ObtainError> {
+        self.import_from(opened, source, source.to_string(), terms)
+    }
+
+    fn import_from(
+        &self,
+        opened: &SourceImage,
+        source: &Source,
+        origin: String,
+        terms: &Terms,
+    ) -> Result<Obtained, ObtainError> {
         let (name, version) = name_of(source, opened);
         let subject = match &opened.content {
             Content::Native { manifest, config } => {
@@ -299,7 +316,7 @@ impl Images {
         let (trust, audit) = self.judge(&claim)?;
         let native = matches!(opened.content, Content::Native { .. });
         let origin = Origin {
-            source: source.to_string(),
+            source: origin,
             manifest: opened.manifest.filter(|_| !native),
             index: None,
             pinned: false,

@@ -4,7 +4,7 @@
 use crate::failure::Failure;
 use anyhow::{Context, Result};
 use image_tools::key::PublicKey;
-use image_tools::obtain::{Images, Insecure, PullPolicy};
+use image_tools::obtain::Images;
 use image_tools::reference::{Reference, Source};
 use image_tools::trust::TrustDirs;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -47,8 +47,6 @@ pub(crate) fn provide(images: &Images, reference: &Reference) -> Result<()> {
     file.write_all(image).context("write the demo image")?;
     // Its own fd, so nobody else can change what is verified and imported.
     let source = Source::Pod(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
-    images
-        .obtain(&Reference::Source(source), PullPolicy::Never, Insecure::default())
-        .context("import the built-in demo image")?;
+    images.import_own(&source, "built in").context("import the built-in demo image")?;
     Ok(())
 }

@@ -32,8 +32,8 @@ pub(crate) fn verify(globals: &Globals, arguments: &Images) -> Result<()> {
             },
         };
         let version = image.version.map_or_else(String::new, |version| format!(":{version}"));
-        let layers = verified.layers;
-        output::print(&format!("{} {}{version}: {layers} layers intact, {grounds}\n", image.id, image.name))?;
+        let layers = if verified.layers == 1 { "1 layer".to_owned() } else { format!("{} layers", verified.layers) };
+        output::print(&format!("{} {}{version}: {layers} intact, {grounds}\n", image.id, image.name))?;
     }
     Ok(())
 }

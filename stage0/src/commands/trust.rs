@@ -122,8 +122,10 @@ fn covering(dirs: &TrustDirs, name: &str) -> Result<Vec<Entry>> {
         Err(_) => vec![Prefix::parse(name)?.to_string()],
     };
     let mut entries = trust::list(dirs)?;
-    entries.retain(|entry| !entry.masked && prefixes.contains(&entry.prefix));
-    entries.sort_by_key(|entry| prefixes.iter().position(|prefix| *prefix == entry.prefix));
+    // The first of the prefixes is the name itself, which is all that an exact rule is about.
+    let covers = |entry: &Entry| prefixes.iter().position(|prefix| *prefix == entry.prefix);
+    entries.retain(|entry| !entry.masked && covers(entry).is_some_and(|place| place == 0 || !entry.exact));
+    entries.sort_by_key(covers);
     if entries.is_empty() {
         let failure = Failure::new(format!("no trust rule covers `{}`", escape(name)));
         return Err(failure.hint(format!("`pod trust add --prefix {} KEY.pub` makes one", escape(name))).into());

@@ -6,6 +6,7 @@
 mod acis;
 mod bad_input;
 mod confinement;
+mod demo;
 mod environment;
 mod first_process;
 mod hostile;
