@@ -20,6 +20,7 @@ mod launch;
 mod life;
 mod lookup;
 mod mount;
+pub mod netlink;
 mod notify;
 mod plan;
 mod populate;

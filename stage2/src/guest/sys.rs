@@ -41,29 +41,3 @@ pub(super) fn arrange<const COUNT: usize>(fds: [BorrowedFd<'_>; COUNT]) -> io::R
         _ => Ok(()),
     }
 }
-
-/// Sets IFF_UP on a network interface.
-pub(super) fn interface_up(name: &[u8]) -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )?;
-    // SAFETY: ifreq is plain data of integers and a union of such, for which zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // One byte of the name's array stays zero and ends it.
-    let room = request.ifr_name.len() - 1;
-    if name.len() > room {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).expect("IFF_UP is 1");
-    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
-}
