@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use anyhow::{Context, Result};
 use contract::check::{self, Line};
-use contract::dir::{LOCK_FD, USER_FD};
+use contract::dir::{LOCK_FD, NETWORK_FD, USER_FD};
 use contract::features;
 use contract::host::StageImage;
 use contract::name::PodUuid;
@@ -15,7 +15,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::PidfdFlags;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -37,6 +37,15 @@ pub(crate) fn is_image(text: &str) -> bool {
     let name = !text.contains(['/', ':', '.']);
     let path = text.starts_with(['.', '/']) || text.ends_with(".json") || Path::new(text).is_dir();
     text.ends_with(".pod") || !name && !path
+}
+
+/// Namespaces that a stage1 is given, open.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// The pod's users.
+    pub(crate) users: Option<OwnedFd>,
+    /// The pod's network.
+    pub(crate) network: Option<OwnedFd>,
 }
 
 /// Finds what `--stage1=` means: the name of a built-in one, or a path.
@@ -164,29 +173,29 @@ impl Located {
     }
 
     /// Becomes the stage1; returns only if that is impossible. `pod` is the locked pod directory.
-    pub(crate) fn become_it(
-        &self,
-        pod: BorrowedFd<'_>,
-        users: Option<BorrowedFd<'_>>,
-        uuid: &PodUuid,
-    ) -> anyhow::Error {
-        match self.exec(pod, users, uuid) {
+    pub(crate) fn become_it(&self, pod: BorrowedFd<'_>, given: &Given, uuid: &PodUuid) -> anyhow::Error {
+        match self.exec(pod, given, uuid) {
             Ok(never) => never,
             Err(error) => error,
         }
     }
 
-    fn exec(&self, pod: BorrowedFd<'_>, users: Option<BorrowedFd<'_>>, uuid: &PodUuid) -> Result<anyhow::Error> {
+    fn exec(&self, pod: BorrowedFd<'_>, given: &Given, uuid: &PodUuid) -> Result<anyhow::Error> {
         let mut command = self.command(&self.stage1.entrypoints.run, uuid)?;
         rustix::process::fchdir(pod).context("enter the pod directory")?;
         // Copies above all fixed numbers first, so that placing one cannot overwrite the other.
         let lock = fcntl_dupfd_cloexec(pod, 16).context("copy the lock")?;
-        let users = users.map(|fd| fcntl_dupfd_cloexec(fd, 16)).transpose().context("copy the user namespace")?;
+        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(|fd| fcntl_dupfd_cloexec(fd, 16)).transpose();
+        let users = copy(&given.users).context("copy the user namespace")?;
+        let network = copy(&given.network).context("copy the network namespace")?;
         // The caller may have left fds open; only the contract's cross.
         crate::sys::close_on_exec_from(3).context("close inherited fds")?;
         crate::sys::place(lock.as_fd(), LOCK_FD).context("place the lock")?;
         if let Some(users) = users {
             crate::sys::place(users.as_fd(), USER_FD).context("place the user namespace")?;
+        }
+        if let Some(network) = network {
+            crate::sys::place(network.as_fd(), NETWORK_FD).context("place the network namespace")?;
         }
         let error = command.exec();
         Ok(anyhow::Error::new(error).context(format!("execute `{}`", command.get_program().to_string_lossy())))

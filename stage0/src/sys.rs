@@ -44,6 +44,15 @@ pub(crate) fn bpf(command: u32, attributes: &mut [u64]) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
+/// Which CLONE_NEW… makes namespaces like this one.
+pub(crate) fn namespace_kind(namespace: BorrowedFd<'_>) -> io::Result<i32> {
+    /// `_IO(NSIO, 3)` of linux/nsfs.h.
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: this request takes no argument and only returns a number.
+    let kind = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) };
+    check(kind).map(|()| kind)
+}
+
 /// Takes over an fd that a system call returned as a number.
 pub(crate) fn own(number: i32) -> OwnedFd {
     // SAFETY: the number came from a system call that made this fd for us; nothing else owns it.

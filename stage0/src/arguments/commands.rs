@@ -37,7 +37,7 @@ pub(crate) struct PodsArgument {
 /// `pod run-prepared`
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RunPrepared {
-    /// Network that the pod must have been prepared with
+    /// Network that the pod must have been prepared with; `ns:PATH` says here which namespace it joins
     #[arg(long, value_name = "NET", visible_alias = "network")]
     pub(crate) net: Option<String>,
     /// Name, UUID or the start of a UUID

@@ -17,7 +17,7 @@ pub(crate) struct PodFlags {
     /// Isolation: `namespaces`, `kvm`, the path of a stage1.json, or an image that holds one, verified like any
     #[arg(long, value_name = "STAGE1", default_value = "namespaces")]
     pub(crate) stage1: String,
-    /// Network: `none` (loopback only) or `host`
+    /// Network: `none` (loopback only), `host`, or `ns:PATH` (a network namespace that you made)
     #[arg(long, value_name = "NET", default_value = "none", visible_alias = "network")]
     pub(crate) net: String,
     /// Write the pod's UUID to this file before anything else happens

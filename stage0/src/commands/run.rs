@@ -7,8 +7,8 @@ use crate::cgroup::{hierarchy, make, plan};
 use crate::failure::Failure;
 use crate::life::pods::{PodDir, Pods, new_uuid};
 use crate::life::{find, gc, lease, names};
-use crate::stage1::{self, Located};
-use crate::{facts, images, output, pod_json, users};
+use crate::stage1::{self, Given, Located};
+use crate::{facts, images, network, output, pod_json, users};
 use anyhow::{Context, Result};
 use contract::dir::{HOST, POD, Phase, State};
 use contract::host::Host;
@@ -19,7 +19,7 @@ use image_tools::digest::Digest;
 use image_tools::obtain::{Images, Insecure};
 use std::convert::Infallible;
 use std::io::IsTerminal;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// `pod run`: runs the pod in this process; returns only if it could not be started.
@@ -30,12 +30,14 @@ pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infalli
     let (store, stage1) = store_and_stage1(globals, arguments)?;
     let mut pod = resolve(globals, &store, arguments, &stage1, uuid)?;
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
+    let network = network::open(&arguments.pod.net)?;
     let pods = Pods::open(&globals.dir)?;
     let mut dir = create(&pods, &mut pod, &stage1, &cgroups)?;
-    start(&pods, &mut dir, &stage1, &cgroups, pod.private_users)
+    start(&pods, &mut dir, &stage1, &cgroups, Outside { users: pod.private_users, network })
 }
 
-/// `pod prepare`: everything but the cgroups, which depend on who runs the pod.
+/// `pod prepare`: everything but the cgroups, which depend on who runs the pod, and a namespace of somebody else, which may not
+/// be there yet.
 pub(crate) fn prepare(globals: &Globals, arguments: &PodArguments) -> Result<()> {
     let uuid = new_uuid()?;
     save_uuid(arguments, &uuid)?;
@@ -62,6 +64,7 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     let pod: Pod = dir.read(POD)?.ok_or_else(|| not_prepared(&dir.uuid, State::Garbage.word()))?;
     let mut host: Host = dir.read(HOST)?.unwrap_or_default();
     refuse_other_network(&pod, arguments.net.as_deref())?;
+    let network = network::open(arguments.net.as_deref().unwrap_or_default())?;
     if pod.apps.iter().any(|app| app.stdio == Stdio::Tty) && !std::io::stdin().is_terminal() {
         return Err(Failure::new("the pod was prepared for a terminal, and the standard input is none").into());
     }
@@ -71,7 +74,7 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     make::record(&cgroups, &pod.uuid, &mut host);
     dir.replace(HOST, &json(&host)?)?;
-    start(&pods, &mut dir, &stage1, &cgroups, pod.private_users)
+    start(&pods, &mut dir, &stage1, &cgroups, Outside { users: pod.private_users, network })
 }
 
 /// A stage1 that is no image is looked for first: without it, not even a store is made.
@@ -139,18 +142,26 @@ fn write_down(pods: &Pods, dir: &PodDir, pod: &mut Pod, stage1: &Located, cgroup
     dir.write_new(POD, &json(pod)?)
 }
 
+/// What the pod's namespaces are made of.
+struct Outside {
+    /// The range of a user namespace to be made.
+    users: Option<IdRange>,
+    /// A network namespace that is there.
+    network: Option<OwnedFd>,
+}
+
 /// Makes what `host.json` names, and becomes stage1.
 fn start(
     pods: &Pods,
     dir: &mut PodDir,
     stage1: &Located,
     cgroups: &plan::Plan,
-    private_users: Option<IdRange>,
+    outside: Outside,
 ) -> Result<Infallible> {
     make::make(cgroups, &dir.uuid)?;
-    let users = private_users.map(users::namespace).transpose()?;
+    let given = Given { users: outside.users.map(users::namespace).transpose()?, network: outside.network };
     pods.advance(dir, Phase::Run)?;
-    Err(stage1.become_it(dir.fd(), users.as_ref().map(AsFd::as_fd), &dir.uuid))
+    Err(stage1.become_it(dir.fd(), &given, &dir.uuid))
 }
 
 /// A key may have been revoked, or a rule removed, since the pod was prepared.
@@ -171,9 +182,12 @@ fn refuse_other_network(pod: &Pod, net: Option<&str>) -> Result<(), Failure> {
     let prepared = match pod.network {
         Network::None => "none",
         Network::Host => "host",
-        Network::Joined => "joined",
+        Network::Joined => "ns:PATH",
     };
     match net {
+        Some(net) if pod.network == Network::Joined && network::path(net).is_some() => Ok(()),
+        None if pod.network == Network::Joined => Err(Failure::new("the pod was prepared with `--net=ns:`")
+            .hint("`pod run-prepared --net=ns:PATH POD` says which namespace it joins")),
         Some(net) if net != prepared => Err(Failure::new(format!("the pod was prepared with `--net={prepared}`"))
             .hint("prepare it again with another network")),
         _ => Ok(()),

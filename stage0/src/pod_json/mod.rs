@@ -96,6 +96,10 @@ pub(crate) fn build(
     }
     let hostname = files::hostname(flags, &uuid)?;
     let network = network(&flags.net)?;
+    if network == Network::Joined && flags.private_users {
+        return Err(Failure::new("`--private-users` cannot be combined with `--net=ns:`")
+            .hint("only the users who made a network namespace may mount its sysfs or set its parameters"));
+    }
     let shared = environment::shared(flags, facts)?;
     let mut volumes = volumes::Volumes::declare(flags, &facts.sources)?;
     let mut apps = Vec::with_capacity(images.len());
@@ -139,13 +143,15 @@ pub(crate) fn build(
     })
 }
 
-/// `none` and `host`; the rest needs a network that this version cannot make.
+/// `none`, `host` and the namespace of somebody else; the rest needs a network that this version cannot make.
 fn network(text: &str) -> Result<Network, Failure> {
     match text {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
-        other => Err(Failure::new(format!("network `{}` is not known", other.escape_debug()))
-            .hint("`--net=none` has loopback only, `--net=host` is the host's network")),
+        other if crate::network::path(other).is_some() => Ok(Network::Joined),
+        other => Err(Failure::new(format!("network `{}` is not known", other.escape_debug())).hint(
+            "`--net=none` has loopback only, `--net=host` is the host's network, `--net=ns:PATH` a namespace of yours",
+        )),
     }
 }
 
