@@ -10,6 +10,8 @@ mod console;
 mod cpu;
 mod device;
 mod entropy;
+#[cfg(test)]
+mod frames;
 mod fs;
 #[cfg(any(test, feature = "hostile"))]
 pub(crate) mod hostile;
@@ -17,6 +19,7 @@ mod jail;
 mod machine;
 mod memory;
 mod mmio;
+mod net;
 mod port;
 pub(crate) mod probe;
 #[cfg(test)]
@@ -43,7 +46,7 @@ use std::process::{Command, ExitCode, Stdio};
 const BOOT_SECS_MAX: u64 = 60;
 
 /// Starts the machine in a child process.
-pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
+pub(crate) fn start(plan: &VmPlan, initramfs: File, taps: Vec<OwnedFd>) -> Result<Machine> {
     // Before anything is passed: a virtiofsd must not inherit what is the hypervisor's.
     let mut passed = Passed::default();
     let (channel, theirs) = UnixStream::pair().context("make the guest's channel")?;
@@ -73,6 +76,11 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
             .iter()
             .zip(sockets)
             .map(|(share, socket)| Ok(spec::Share { socket: passed.take(socket)?, tag: share.tag.clone() }))
+            .collect::<Result<_>>()?,
+        cards: plan
+            .cards()
+            .zip(taps)
+            .map(|(address, tap)| Ok(spec::Card { tap: passed.take(tap)?, address }))
             .collect::<Result<_>>()?,
     };
     let own = std::env::current_exe().context("find this program's own file")?;

@@ -18,7 +18,7 @@ pub(crate) fn check() -> Result<()> {
 
 fn kernel() -> Line {
     let usual = kernel::usual().and_then(|(path, why)| {
-        let modules = kernel_modules::of(&path)?.len();
+        let modules = kernel_modules::of(&path, false)?.len();
         let modules = if modules == 0 { String::new() } else { format!(", with {modules} modules") };
         Ok(format!("`{}`, {why}{modules}", path.display()))
     });

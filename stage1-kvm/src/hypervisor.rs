@@ -26,16 +26,18 @@ pub(crate) struct Machine {
 
 /// Starts `plan` on the hypervisor it asks for. `auto` is the built-in one where its probe guest runs, else qemu, in software
 /// if need be, and says so: it is slower by an order of magnitude, and nobody should measure it unknowingly.
-pub(crate) fn start(plan: &VmPlan, initramfs: File) -> Result<Machine> {
+///
+/// `taps` are the queues of the guest's network cards, in their order.
+pub(crate) fn start(plan: &VmPlan, initramfs: File, taps: Vec<OwnedFd>) -> Result<Machine> {
     if plan.hypervisor == Hypervisor::Builtin {
-        return builtin::start(plan, initramfs);
+        return builtin::start(plan, initramfs, taps);
     }
     match builtin::probe::ask() {
-        Ok(()) if plan.hypervisor == Hypervisor::Auto => builtin::start(plan, initramfs),
-        Ok(()) => qemu::start(plan, initramfs, Accelerator::Kvm),
+        Ok(()) if plan.hypervisor == Hypervisor::Auto => builtin::start(plan, initramfs, taps),
+        Ok(()) => qemu::start(plan, initramfs, taps, Accelerator::Kvm),
         Err(why) => {
             eprintln!("pod: run: no usable KVM ({why:#}): the machine is emulated in software, which is slow");
-            qemu::start(plan, initramfs, Accelerator::software())
+            qemu::start(plan, initramfs, taps, Accelerator::software())
         }
     }
 }

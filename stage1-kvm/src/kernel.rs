@@ -4,7 +4,7 @@ use crate::kernel_modules;
 use crate::plan::Kernel;
 use crate::run::Hint;
 use anyhow::Result;
-use contract::pod::Pod;
+use contract::pod::{Network, Pod};
 use std::path::{Path, PathBuf};
 
 /// The file name of the project's own kernel, wherever it lies.
@@ -14,9 +14,10 @@ const OWN_DIRECTORIES: [&str; 2] = ["/usr/lib/pod", "/var/cache/pod/kernel"];
 
 /// The kernel that the pod names, or the first that is there.
 pub(crate) fn find(pod: &Pod) -> Result<Kernel> {
+    let card = pod.network == Network::Joined;
     let named = pod.machine.as_ref().and_then(|machine| machine.kernel.clone());
     let path = named.map_or_else(|| usual().map(|(path, _)| path), Ok)?;
-    Ok(Kernel { modules: kernel_modules::of(&path)?, path })
+    Ok(Kernel { modules: kernel_modules::of(&path, card)?, path })
 }
 
 /// The kernel of a pod that names none, and why it is that one.

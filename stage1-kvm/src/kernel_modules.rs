@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// What stage2 cannot do without.
 const NEEDED: [&str; 5] = ["virtio_mmio", "virtio_console", "virtio_blk", "erofs", "overlay"];
+/// What a guest with a network card cannot do without, either.
+const CARD: &str = "virtio_net";
 /// What some kernels have elsewhere or not at all. The checksum is one that others look up by name when they start.
 const USEFUL: [&str; 5] = ["crc32c_generic", "virtio_rng", "fuse", "virtiofs", "virtio_balloon"];
 
@@ -17,8 +19,9 @@ const MODULE_BYTES_MAX: u64 = 64 << 20;
 /// Largest dictionary, in KiB: what `xz -9` makes, and a little.
 const XZ_KIB_MAX: u32 = 80 << 10;
 
-/// The modules for the kernel in `file`, dependencies first; none for one that no package of modules belongs to.
-pub(crate) fn of(file: &Path) -> Result<Vec<PathBuf>> {
+/// The modules for the kernel in `file`, dependencies first; none for one that no package of modules belongs to. `card`: the guest
+/// has a network card.
+pub(crate) fn of(file: &Path, card: bool) -> Result<Vec<PathBuf>> {
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some(version) = name.strip_prefix("vmlinuz-") else { return Ok(Vec::new()) };
     let directory = Path::new("/lib/modules").join(version);
@@ -27,7 +30,7 @@ pub(crate) fn of(file: &Path) -> Result<Vec<PathBuf>> {
         fs::read_to_string(&path).with_context(|| format!("read `{}`", path.display()))
     };
     let (dependencies, builtin) = (read("modules.dep")?, read("modules.builtin")?);
-    let paths = choose(&dependencies, &builtin)
+    let paths = choose(&dependencies, &builtin, card)
         .with_context(|| format!("the kernel `{}` cannot boot a pod", file.display()))?;
     Ok(paths.into_iter().map(|path| directory.join(path)).collect())
 }
@@ -56,13 +59,14 @@ fn plain(packed: impl BufRead, suffix: Option<&str>) -> Result<Vec<u8>> {
 }
 
 /// Paths relative to the modules' directory, in the order of loading.
-fn choose<'a>(dependencies: &'a str, builtin: &str) -> Result<Vec<&'a str>> {
+fn choose<'a>(dependencies: &'a str, builtin: &str, card: bool) -> Result<Vec<&'a str>> {
+    let needed: Vec<&str> = NEEDED.into_iter().chain(card.then_some(CARD)).collect();
     let lines: Vec<(&str, &str)> = dependencies.lines().filter_map(|line| line.split_once(':')).collect();
     let mut chosen = Vec::new();
     let mut seen = BTreeSet::new();
-    for name in USEFUL[..1].iter().chain(&NEEDED).chain(&USEFUL[1..]) {
+    for name in USEFUL[..1].iter().chain(&needed).chain(&USEFUL[1..]) {
         let Some((module, before)) = lines.iter().find(|(path, _)| is(path, name)) else {
-            if NEEDED.contains(name) && !builtin.lines().any(|path| is(path, name)) {
+            if needed.contains(name) && !builtin.lines().any(|path| is(path, name)) {
                 bail!("it has no `{name}`");
             }
             continue;
@@ -98,7 +102,7 @@ mod tests {
 
     #[test]
     fn dependencies_come_first_and_once() {
-        let chosen = choose(DEPENDENCIES, "kernel/fs/overlayfs/overlay.ko\n").unwrap();
+        let chosen = choose(DEPENDENCIES, "kernel/fs/overlayfs/overlay.ko\n", false).unwrap();
         let names: Vec<&str> = chosen.iter().map(|path| path.rsplit('/').next().unwrap()).collect();
         let expected = [
             "virtio_ring.ko",
@@ -131,7 +135,9 @@ mod tests {
 
     #[test]
     fn a_kernel_that_lacks_one_is_refused() {
-        assert_eq!(choose(DEPENDENCIES, "").unwrap_err().to_string(), "it has no `overlay`");
-        assert!(of(Path::new("/somewhere/vmlinux")).unwrap().is_empty());
+        assert_eq!(choose(DEPENDENCIES, "", false).unwrap_err().to_string(), "it has no `overlay`");
+        let error = choose(DEPENDENCIES, "kernel/fs/overlayfs/overlay.ko\n", true).unwrap_err();
+        assert_eq!(error.to_string(), "it has no `virtio_net`");
+        assert!(of(Path::new("/somewhere/vmlinux"), true).unwrap().is_empty());
     }
 }

@@ -17,6 +17,7 @@ mod hypervisor;
 mod initramfs;
 mod kernel;
 mod kernel_modules;
+mod network;
 mod plan;
 mod qemu;
 mod record;

@@ -87,7 +87,13 @@ pub(crate) struct Share {
 }
 
 /// Decides on memory, CPUs, command line and what the guest is told.
-pub(crate) fn plan(pod: &Pod, kernel: Kernel, disks: Vec<Disk>, shares: Vec<Share>) -> Result<VmPlan> {
+pub(crate) fn plan(
+    pod: &Pod,
+    kernel: Kernel,
+    disks: Vec<Disk>,
+    shares: Vec<Share>,
+    network: Option<guest::Network>,
+) -> Result<VmPlan> {
     let machine = pod.machine.clone().unwrap_or_default();
     let hypervisor = match machine.hypervisor.as_deref() {
         None | Some("auto") => Hypervisor::Auto,
@@ -99,6 +105,7 @@ pub(crate) fn plan(pod: &Pod, kernel: Kernel, disks: Vec<Disk>, shares: Vec<Shar
         modules: (0..kernel.modules.len()).map(module_path).collect(),
         roots: disks.iter().filter_map(root).collect(),
         volumes: volumes(pod, &shares),
+        network,
         ..guest::Guest::default()
     };
     Ok(VmPlan {
@@ -117,6 +124,14 @@ pub(crate) fn plan(pod: &Pod, kernel: Kernel, disks: Vec<Disk>, shares: Vec<Shar
 /// Where the initramfs has the module of this index.
 pub(crate) fn module_path(index: usize) -> PathBuf {
     PathBuf::from(format!("/modules/{index:03}.ko"))
+}
+
+impl VmPlan {
+    /// The hardware addresses of the guest's network cards.
+    pub(crate) fn cards(&self) -> impl Iterator<Item = [u8; 6]> {
+        let interfaces = self.guest.network.iter().flat_map(|network| &network.interfaces);
+        interfaces.map(|interface| interface.hardware_address)
+    }
 }
 
 fn root(disk: &Disk) -> Option<guest::Root> {

@@ -50,7 +50,7 @@ pub(crate) fn program() -> Result<PathBuf> {
 }
 
 /// Starts the machine in qemu.
-pub(crate) fn start(plan: &VmPlan, initramfs: File, accelerator: Accelerator) -> Result<Machine> {
+pub(crate) fn start(plan: &VmPlan, initramfs: File, taps: Vec<OwnedFd>, accelerator: Accelerator) -> Result<Machine> {
     let program = program()?;
     let (channel, channel_inside) = UnixStream::pair().context("make the channel to the guest")?;
     let (report, report_inside) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
@@ -63,6 +63,7 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File, accelerator: Accelerator) ->
         console: report_inside.try_clone().context("clone a pipe")?,
         disks,
         shares,
+        taps,
     };
     let arguments = arguments::arguments(plan, accelerator, &files)?;
     let own = std::env::current_exe().context("find this program's own file")?;
@@ -132,6 +133,6 @@ fn open_kernel(path: &Path) -> Result<OwnedFd> {
 impl Files {
     fn all(&self) -> impl Iterator<Item = std::os::fd::BorrowedFd<'_>> {
         let fixed = [&self.kernel, &self.initramfs, &self.channel, &self.console];
-        fixed.into_iter().chain(&self.disks).chain(&self.shares).map(AsFd::as_fd)
+        fixed.into_iter().chain(&self.disks).chain(&self.shares).chain(&self.taps).map(AsFd::as_fd)
     }
 }

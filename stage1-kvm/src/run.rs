@@ -1,6 +1,6 @@
 //! The supervisor from start to end, as a table of contents.
 
-use crate::{hypervisor, initramfs, kernel, plan, record, roots, supervise, sys};
+use crate::{hypervisor, initramfs, kernel, network, plan, record, roots, supervise, sys};
 use anyhow::{Context, Result, bail};
 use contract::name::PodUuid;
 use contract::pod::Pod;
@@ -45,9 +45,11 @@ pub(crate) fn run(uuid: &str) -> Result<supervise::Ended> {
     let kernel = kernel::find(&pod)?;
     let disks = roots::disks(&pod)?;
     let shares = roots::shares(&pod)?;
-    let plan = plan::plan(&pod, kernel, disks, shares)?;
+    // The rules last as long as this function does, and so does the pod.
+    let network::Joined { network, taps, rules: _rules } = network::join(&pod)?;
+    let plan = plan::plan(&pod, kernel, disks, shares, network)?;
     let initramfs = initramfs::build(&pod, &plan)?;
     record::supervisor()?;
-    let machine = hypervisor::start(&plan, initramfs)?;
+    let machine = hypervisor::start(&plan, initramfs, taps)?;
     supervise::supervise(&pod, machine)
 }

@@ -6,6 +6,7 @@ use super::mmio::refuse;
 use anyhow::Result;
 use std::os::fd::BorrowedFd;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress};
 
 /// So many chains are served in one turn at most. A driver that always has more must not keep the device thread from the other
 /// devices for ever, so the rest is served when it comes to this device again.
@@ -92,5 +93,19 @@ impl<'a> Active<'a> {
         queue.add_used(self.memory, head, written)?;
         *self.interrupt |= queue.needs_notification(self.memory)?;
         Ok(())
+    }
+
+    /// Gives several chains back so that the driver sees all of them or none: only the last moves the index that it looks at.
+    pub(super) fn give_back_together(&mut self, queue: usize, chains: &[(u16, u32)]) -> Result<()> {
+        let Some(((head, written), before)) = chains.split_last() else { return Ok(()) };
+        let ring = &mut self.queues[queue];
+        for (head, written) in before {
+            // virtio 1.2, 2.7.8: flags and index, then elements of eight bytes.
+            let place = 4 + 8 * u64::from(ring.next_used() % ring.size());
+            let element = u64::from(*head) | u64::from(*written) << 32;
+            self.memory.write_obj(element.to_le(), GuestAddress(ring.used_ring()).unchecked_add(place))?;
+            ring.set_next_used(ring.next_used().wrapping_add(1));
+        }
+        self.give_back(queue, *head, *written)
     }
 }

@@ -20,6 +20,7 @@ use super::entropy::Entropy;
 use super::fs::Share;
 use super::memory::{self, DEVICE_BYTES, DEVICES, Memory};
 use super::mmio::Transport;
+use super::net::Card;
 use super::port::{Line, Ports};
 use laws::{Promise, geometry};
 use rustix::fs::MemfdFlags;
@@ -62,12 +63,14 @@ pub(crate) enum Kind {
     ReadOnlyDisk,
     /// virtio-fs.
     Share,
+    /// A network card.
+    Card,
 }
 
 impl Kind {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Console, Self::Entropy, Self::Balloon, Self::Disk, Self::ReadOnlyDisk, Self::Share];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Console, Self::Entropy, Self::Balloon, Self::Disk, Self::ReadOnlyDisk, Self::Share, Self::Card];
 }
 
 /// Plays `bytes` on a machine with these devices.
@@ -300,6 +303,11 @@ fn device(kind: Kind, script: &mut Script<'_>, peers: &mut Vec<UnixStream>) -> O
             let (ours, theirs) = socket();
             virtiofsd(&theirs, script);
             Box::new(Share::new(ours, "share0").ok()?)
+        }
+        Kind::Card => {
+            let (ours, _) = socket();
+            ours.set_nonblocking(true).expect("a socket");
+            Box::new(Card::new(ours.into(), [2, 0, 0, 0, 0, 1]))
         }
     })
 }

@@ -130,7 +130,9 @@ pub(super) fn confine_cpu_thread() -> Result<()> {
 
 /// The filter of the device thread, installed by itself.
 pub(super) fn confine_device_thread() -> Result<()> {
-    install(&[COMMON, DEVICES].concat(), None)
+    // A network card's, to say which checksums the guest's driver makes itself.
+    let offload = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::TUNSETOFFLOAD)?;
+    install(&[COMMON, DEVICES].concat(), Some((libc::SYS_ioctl, offload)))
 }
 
 /// Anything else kills the process: a thread alone would leave a machine that hangs.
@@ -177,6 +179,15 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_of_devices_may_not_use_other_ioctls() {
+        let signal = signal_of("builtin::jail::tests::a_thread_of_devices_may_not_use_other_ioctls", || {
+            confine_device_thread().unwrap();
+            let _ = rustix::termios::tcgetwinsize(std::io::stdin());
+        });
+        assert_eq!(signal, Some(libc::SIGSYS));
+    }
+
+    #[test]
     fn a_cpus_thread_may_not_use_other_ioctls() {
         let signal = signal_of("builtin::jail::tests::a_cpus_thread_may_not_use_other_ioctls", || {
             confine_cpu_thread().unwrap();
@@ -199,6 +210,7 @@ mod tests {
         let signal = signal_of("builtin::jail::tests::what_threads_need_is_allowed", || {
             confine_device_thread().unwrap();
             drop(vec![0_u8; 8 << 20]);
+            let _ = super::super::sys::set_tap_offload(std::io::stdin().as_fd(), 0); // No tap, but no death either.
             let _ = rustix::rand::getrandom(&mut [0_u8; 8], rustix::rand::GetRandomFlags::empty());
         });
         assert_eq!(signal, None);

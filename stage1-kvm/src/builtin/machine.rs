@@ -12,6 +12,7 @@ use super::entropy::Entropy;
 use super::fs::Share;
 use super::memory::{self, DEVICE_BYTES, DEVICES, Memory};
 use super::mmio::{QUEUE_NOTIFY, Transport};
+use super::net::Card;
 use super::port::{Line, Ports, SERIAL_INTERRUPT};
 use super::spec::Spec;
 use super::{acpi, jail, sys};
@@ -146,6 +147,9 @@ fn devices(spec: &Spec) -> Result<Vec<Box<dyn Device>>> {
     for share in &spec.shares {
         let socket = UnixStream::from(sys::take_fd(share.socket)?);
         devices.push(Box::new(Share::new(socket, &share.tag)?));
+    }
+    for card in &spec.cards {
+        devices.push(Box::new(Card::new(sys::take_fd(card.tap)?, card.address)));
     }
     Ok(devices)
 }

@@ -30,6 +30,8 @@ pub(super) struct Spec {
     pub(super) disks: Vec<Disk>,
     /// virtio-fs shares.
     pub(super) shares: Vec<Share>,
+    /// Network cards.
+    pub(super) cards: Vec<Card>,
 }
 
 /// A raw disk.
@@ -52,4 +54,14 @@ pub(super) struct Share {
     pub(super) socket: i32,
     /// How the guest knows it.
     pub(super) tag: String,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Card {
+    /// fd: the queue of a tap device, non-blocking.
+    pub(super) tap: i32,
+    /// Its hardware address.
+    pub(super) address: [u8; 6],
 }

@@ -81,6 +81,15 @@ pub(super) fn release(slice: &VolatileSlice<'_>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Says what the reader of a tap device's queue does itself: TUN_F_… of linux/if_tun.h.
+pub(super) fn set_tap_offload(queue: BorrowedFd<'_>, flags: u32) -> std::io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its flags as the argument itself and touches no memory.
+    match unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Asks for a page to write code to, which a confined thread must not get.
 #[cfg(test)]
 pub(super) fn map_executable() {

@@ -23,14 +23,16 @@ pub(super) struct Files {
     pub(super) disks: Vec<OwnedFd>,
     /// One connected socket for each share of the plan.
     pub(super) shares: Vec<OwnedFd>,
+    /// One queue of a tap device for each network card of the plan.
+    pub(super) taps: Vec<OwnedFd>,
 }
 
 /// All arguments after the program's name.
 pub(super) fn arguments(plan: &VmPlan, accelerator: Accelerator, files: &Files) -> Result<Vec<String>> {
-    let devices = plan.disks.len() + plan.shares.len();
+    let devices = plan.disks.len() + plan.shares.len() + files.taps.len();
     ensure!(
         devices <= SLOTS - SLOTS_OURS,
-        "the pod needs {devices} disks and host volumes; a machine in qemu has room for {}",
+        "the pod needs {devices} disks, host volumes and network cards; a machine in qemu has room for {}",
         SLOTS - SLOTS_OURS
     );
     let mut words = Words::default();
@@ -55,6 +57,11 @@ pub(super) fn arguments(plan: &VmPlan, accelerator: Accelerator, files: &Files) 
     for (index, (share, fd)) in plan.shares.iter().zip(&files.shares).enumerate() {
         words.pair("-chardev", &format!("socket,id=share{index},fd={}", fd.as_raw_fd()));
         words.pair("-device", &format!("vhost-user-fs-device,chardev=share{index},tag={}", share.tag));
+    }
+    for (index, (address, fd)) in plan.cards().zip(&files.taps).enumerate() {
+        let address = address.map(|byte| format!("{byte:02x}")).join(":");
+        words.pair("-netdev", &format!("tap,id=card{index},fd={}", fd.as_raw_fd()));
+        words.pair("-device", &format!("virtio-net-device,netdev=card{index},mac={address}"));
     }
     Ok(words.0)
 }
