@@ -10,6 +10,7 @@ mod fixture;
 pub mod image;
 pub mod kernels;
 mod leftovers;
+pub mod network;
 mod outcome;
 pub mod podman;
 mod running;

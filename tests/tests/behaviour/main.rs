@@ -14,6 +14,7 @@ mod lies;
 mod life;
 mod limits;
 mod machines;
+mod network;
 mod outcome;
 mod several;
 mod stages;

@@ -4,6 +4,7 @@
 
 mod failures;
 mod hypervisor;
+mod network;
 
 use std::time::Duration;
 use tests::testbed::{self, Job, Report};

@@ -2,7 +2,7 @@
 //!
 //! `probe write /srv/ready yes then sleep 5 then exit 3`
 
-use crate::{demo, report, sys};
+use crate::{demo, network, report, sys};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::unistd::Pid;
@@ -225,7 +225,7 @@ fn net(words: &[&str]) -> Result<()> {
             let path = std::env::var("NOTIFY_SOCKET").context("NOTIFY_SOCKET")?;
             std::os::unix::net::UnixDatagram::unbound()?.send_to(text.as_bytes(), path)?;
         }
-        _ => bail!("no such action"),
+        _ => network::act(words)?,
     }
     Ok(())
 }

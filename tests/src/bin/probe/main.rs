@@ -7,6 +7,7 @@
 mod actions;
 mod demo;
 mod kernel;
+mod network;
 mod report;
 mod sys;
 mod syscalls;

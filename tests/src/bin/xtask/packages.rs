@@ -47,6 +47,8 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Test, "docker-registry", &["/usr/bin/docker-registry"]),
     (Need::Test, "apache2-utils", &["/usr/bin/htpasswd"]),
     (Need::Test, "openssl", &["/usr/bin/openssl"]),
+    (Need::Test, "iproute2", &["/sbin/ip"]),
+    (Need::Test, "nftables", &["/usr/sbin/nft"]),
     // The testbed VM boots this kernel, whose file is named by its version, and the host's systemd.
     (Need::Test, "linux-image-cloud-amd64", &["/usr/share/doc/linux-image-cloud-amd64"]),
     (Need::Test, "e2fsprogs", &["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"]),
