@@ -72,11 +72,18 @@ fn drive(index: usize, set: &str, read_only: bool) -> String {
     format!("if=none,id=disk{index},format=raw,file={set},file.locking=off,readonly={read_only}")
 }
 
-/// Without ACPI: its reduced-hardware profile has no timer that a guest without KVM's clock could measure others by.
+/// Whether the kernel learns of its devices by ACPI. A distribution's kernel, which has modules, knows no other way. The
+/// project's own is told on its command line, because ACPI's reduced-hardware profile has no timer to measure others by and
+/// takes longer to read.
+fn acpi(plan: &VmPlan) -> bool {
+    !plan.kernel.modules.is_empty()
+}
+
 fn machine(words: &mut Words, plan: &VmPlan, accelerator: Accelerator) {
     let memory = plan.memory_bytes >> 20;
+    let acpi = if acpi(plan) { "on" } else { "off" };
     // Pages that guests share by their content tell one guest what another holds (CVE-2015-2877).
-    let mut machine = String::from("microvm,acpi=off,x-option-roms=off,mem-merge=off");
+    let mut machine = format!("microvm,acpi={acpi},x-option-roms=off,mem-merge=off");
     if !plan.shares.is_empty() {
         // virtiofsd reads and writes the guest's memory itself.
         words.pair("-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on"));
@@ -114,13 +121,15 @@ fn command_line(plan: &VmPlan, accelerator: Accelerator) -> String {
     let mut line = format!("{} earlyprintk=ttyS0,115200,keep reboot=t pci=off", plan.command_line);
     if let Accelerator::Software { tsc_khz } = accelerator {
         // Emulated timers tick as told, so their wiring need not be tried out (40 ms).
-        line.push_str(" no_timer_check");
+        if !acpi(plan) {
+            line.push_str(" no_timer_check");
+        }
         if let Some(khz) = tsc_khz {
             // On a busy host the guest's own calibration takes 50 ms and then often fails, which leaves it a clock of
             // 4 ms steps.
             line.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
         }
-        if plan.cpus == 1 {
+        if plan.cpus == 1 && !acpi(plan) {
             // The local timer's calibration waits 100 ms; one CPU does as well with the global timer. Nor does it need
             // its locks patched, which costs the translator its translations.
             line.push_str(" nolapic_timer noreplace-smp");

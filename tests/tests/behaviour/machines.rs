@@ -169,3 +169,17 @@ machine_test!(a_check_names_the_kernel_and_the_hypervisor, |t| {
     assert_eq!(line("microVM host volumes")["state"], "yes");
     assert_eq!(line("microVM images")["state"], "yes");
 });
+
+machine_test!(a_distributions_own_kernel_boots, |t| {
+    // Its drivers are modules, and it finds its devices by ACPI alone, also with a volume and on two CPUs.
+    let kernel = kernels::debian().expect("linux-image-cloud-amd64 is installed");
+    let ran = pod(t, &format!("--kernel={}", kernel.display())).run();
+    ran.assert_exit(0).assert_stdout("ran");
+    let source = t.path("shared");
+    fs::create_dir(&source).unwrap();
+    let volume = format!("--volume=v,kind=host,source={}", source.display());
+    let larger = t.pod().flag(&format!("--kernel={} --vm-cpus=2 {volume}", kernel.display()));
+    let larger = larger.app("a", "file-write /v/file written then exit 7").with("--mount=volume=v,target=/v").run();
+    larger.assert_exit(7);
+    assert_eq!(fs::read_to_string(source.join("file")).unwrap(), "written");
+});
