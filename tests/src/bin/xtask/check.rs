@@ -47,7 +47,7 @@ pub(crate) fn check(filter: Option<&str>) -> Result<ExitCode> {
 }
 
 fn lints() -> Result<()> {
-    let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--features", "tests/kvm", "--", "--deny", "warnings"];
     must(cargo().args(clippy).envs(demo_environment(Profile::Debug)))
 }
 
