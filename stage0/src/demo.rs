@@ -4,8 +4,8 @@
 use crate::failure::Failure;
 use anyhow::{Context, Result};
 use image_tools::key::PublicKey;
-use image_tools::obtain::Images;
-use image_tools::reference::{Reference, Source};
+use image_tools::obtain::{Images, Insecure};
+use image_tools::reference::{NameReference, Reference, Source};
 use image_tools::trust::TrustDirs;
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
@@ -22,6 +22,8 @@ pub(crate) fn is_built_in() -> bool {
 
 /// The name that the key is trusted for.
 const NAME: &str = "demo";
+/// Where the store says that the image came from.
+const ORIGIN: &str = "built in";
 
 /// Adds the rule for the built-in key.
 pub(crate) fn trust(dirs: TrustDirs) -> Result<TrustDirs> {
@@ -33,8 +35,7 @@ pub(crate) fn trust(dirs: TrustDirs) -> Result<TrustDirs> {
 /// Puts the built-in image into the store if it is asked for and not there. It is verified as any image is.
 pub(crate) fn provide(images: &Images, reference: &Reference) -> Result<()> {
     let Reference::Name(name) = reference else { return Ok(()) };
-    // Somebody may have made an image of that name; then it is that one.
-    if name.name.as_str() != NAME || images.find(name).is_ok() {
+    if name.name.as_str() != NAME || is_there(images, name) {
         return Ok(());
     }
     let Some((image, _)) = DEMO else {
@@ -47,6 +48,14 @@ pub(crate) fn provide(images: &Images, reference: &Reference) -> Result<()> {
     file.write_all(image).context("write the demo image")?;
     // Its own fd, so nobody else can change what is verified and imported.
     let source = Source::Pod(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())));
-    images.import_own(&source, "built in").context("import the built-in demo image")?;
+    images.import_own(&source, ORIGIN).context("import the built-in demo image")?;
     Ok(())
+}
+
+/// Somebody may have made an image of that name; then it is that one. But one that another build of `pod` brought along is
+/// signed with that build's key, which this one does not know: it makes room.
+fn is_there(images: &Images, name: &NameReference) -> bool {
+    let Ok(id) = images.find(name) else { return false };
+    let brought_along = images.store.image(&id).is_ok_and(|image| image.origin.source == ORIGIN);
+    !brought_along || images.stored(&id, false, Insecure::default()).is_ok()
 }
