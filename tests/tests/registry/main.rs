@@ -6,6 +6,7 @@
 #[path = "../../../image-tools/tests/registry/certificates.rs"]
 mod certificates;
 mod forged;
+mod full_disk;
 mod machines;
 mod mirror;
 mod peers;
