@@ -18,11 +18,35 @@ mod layout;
 mod server;
 
 const KILLS: u32 = 20;
+const CONTENT_BYTES: usize = 300 << 20;
 const INSECURE: Insecure = Insecure { image: true, tls: false, http: false };
 
 fn images(root: &Path) -> Images {
     let store = Store::open(&root.join("store")).expect("store");
     Images { store, policy: Policy::load(&TrustDirs::new(&root.join("usr"), &root.join("etc"))) }
+}
+
+/// Empties the store.
+fn forget(root: &Path) {
+    let store = images(root).store;
+    for image in store.list().expect("list") {
+        store.remove(&image.id).expect("remove");
+    }
+    store.collect(None, &InUse::default()).expect("collect");
+}
+
+/// Bytes that killed fetches left for the next one to go on with, or finished.
+fn downloaded(root: &Path) -> u64 {
+    let directories = ["tmp", "blobs/sha256"].map(|name| root.join("store").join(name));
+    let entries = directories.into_iter().flat_map(|directory| fs::read_dir(directory).into_iter().flatten().flatten());
+    entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
+}
+
+/// At random from 0 to 1.
+fn fraction() -> f64 {
+    let mut bytes = [0_u8; 4];
+    getrandom::fill(&mut bytes).expect("entropy");
+    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
 }
 
 /// Runs in the process that is killed; without its variable it does nothing.
@@ -49,16 +73,24 @@ fn twenty_killed_fetches_leave_nothing_but_progress() {
     let (user, password) = (server::USER, server::PASSWORD);
     let login = format!(r#"{{"registries":["{}"],"user":"{user}","password":"{password}"}}"#, server.host);
     fs::write(local.join("auth.d/test.json"), login).expect("login");
-    let mut random = vec![0_u8; 12 << 20];
-    getrandom::fill(&mut random).expect("entropy");
-    let content: String = random.iter().map(|byte| char::from(b' ' + byte % 64)).collect();
+    // Repeated far beyond gzip's window, so that it stays large when it is compressed.
+    let mut block = vec![0_u8; 4 << 20];
+    getrandom::fill(&mut block).expect("entropy");
+    let block: String = block.iter().map(|byte| char::from(b' ' + byte % 64)).collect();
+    let content = block.repeat(CONTENT_BYTES / block.len());
     let from = layout::layout(&root.path().join("layout"), &content);
     let name = format!("{}/big:1", server.host);
     let to = format!("docker://{name}");
     certificates::run(&mut server::skopeo(&server, &["copy", &format!("oci:{}", from.display()), &to]));
 
-    let mut finished = 0;
-    for kill in 0..KILLS {
+    let reference = Reference::parse(&name).expect("reference");
+    let begin = Instant::now();
+    images(root.path()).obtain(&reference, PullPolicy::New, INSECURE).expect("fetched undisturbed");
+    let whole_time = begin.elapsed();
+    forget(root.path());
+
+    let (mut finished, mut before, mut most) = (0, 0, 0);
+    for _ in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().expect("own path"))
             .args(["--exact", "child"])
             .env("POD_TEST_FETCH", format!("{} {name}", root.path().display()))
@@ -66,8 +98,8 @@ fn twenty_killed_fetches_leave_nothing_but_progress() {
             .stderr(Stdio::null())
             .spawn()
             .expect("child");
-        // From the first request to the last rename; the moments differ because the machine does.
-        let end = Instant::now() + Duration::from_millis(u64::from(kill) * 20);
+        // Anywhere from the first request to the last rename.
+        let end = Instant::now() + whole_time.mul_f64(fraction());
         while Instant::now() < end && child.try_wait().expect("wait").is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -77,15 +109,21 @@ fn twenty_killed_fetches_leave_nothing_but_progress() {
         for image in &whole {
             assert!(image.layers.iter().all(|layer| layer.is_dir()), "a listed image is complete");
         }
-        for image in whole {
+        let now = downloaded(root.path());
+        if whole.is_empty() {
+            assert!(now >= before, "of {before} bytes, a killed fetch left {now}");
+        } else {
             // Again from the beginning for those that were faster than the kill.
-            images(root.path()).store.remove(&image.id).expect("remove");
+            forget(root.path());
         }
+        before = downloaded(root.path());
+        most = most.max(before);
     }
-    println!("{finished} of {KILLS} fetches finished before their kill");
-    let reference = Reference::parse(&name).expect("reference");
+    println!("{finished} of {KILLS} fetches finished before their kill; {most} bytes were kept for the next one");
+    assert!(most > 1 << 20, "no kill met a download");
     let obtained = images(root.path()).obtain(&reference, PullPolicy::New, INSECURE).expect("fetched at last");
-    assert_eq!(fs::read_to_string(obtained.image.layers[1].join("app")).expect("file"), content);
+    // Not by assert_eq, which would print it.
+    assert!(fs::read_to_string(obtained.image.layers[1].join("app")).expect("file") == content, "other content");
     let store = images(root.path()).store;
     store.collect(None, &InUse::default()).expect("collect");
     for name in ["tmp", "locks"] {
