@@ -42,6 +42,14 @@ fn downloaded(root: &Path) -> u64 {
     entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
 }
 
+/// Text that stays large when it is compressed: it repeats itself far beyond gzip's window.
+fn content() -> String {
+    let mut block = vec![0_u8; 4 << 20];
+    getrandom::fill(&mut block).expect("entropy");
+    let block: String = block.iter().map(|byte| char::from(b' ' + byte % 64)).collect();
+    block.repeat(CONTENT_BYTES / block.len())
+}
+
 /// At random from 0 to 1.
 fn fraction() -> f64 {
     let mut bytes = [0_u8; 4];
@@ -73,11 +81,7 @@ fn twenty_killed_fetches_leave_nothing_but_progress() {
     let (user, password) = (server::USER, server::PASSWORD);
     let login = format!(r#"{{"registries":["{}"],"user":"{user}","password":"{password}"}}"#, server.host);
     fs::write(local.join("auth.d/test.json"), login).expect("login");
-    // Repeated far beyond gzip's window, so that it stays large when it is compressed.
-    let mut block = vec![0_u8; 4 << 20];
-    getrandom::fill(&mut block).expect("entropy");
-    let block: String = block.iter().map(|byte| char::from(b' ' + byte % 64)).collect();
-    let content = block.repeat(CONTENT_BYTES / block.len());
+    let content = content();
     let from = layout::layout(&root.path().join("layout"), &content);
     let name = format!("{}/big:1", server.host);
     let to = format!("docker://{name}");
