@@ -37,7 +37,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A command with the ordinary machine around it: two CPUs, 3 GiB, ten minutes. Its temporary files lie on a disk of
+    /// A command with the ordinary machine around it: one CPU, 3 GiB, ten minutes. Its temporary files lie on a disk of
     /// its own, because on the layer over the build machine's files no other overlay can lie.
     pub fn new(command: &[&str]) -> Self {
         Self {
