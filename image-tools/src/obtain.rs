@@ -291,15 +291,7 @@ impl Images {
         let (name, version) = name_of(source, opened);
         let subject = match &opened.content {
             Content::Native { manifest, config } => {
-                let (_, config) = parse_native(manifest, config)?;
-                Subject {
-                    name: config.name,
-                    version: config.version,
-                    os: config.os,
-                    architecture: config.architecture,
-                    manifest: Digest::of(manifest),
-                    index: None,
-                }
+                Subject::of(parse_native(manifest, config)?.1, Digest::of(manifest))
             }
             Content::Foreign(description) => Subject {
                 name: name.clone(),

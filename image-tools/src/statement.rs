@@ -9,6 +9,7 @@ use std::str::FromStr as _;
 
 use jiff::Timestamp;
 
+use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::key::KeyId;
 use crate::name::{ImageName, Version};
@@ -64,6 +65,15 @@ pub struct Subject {
     /// Digest of the index through which a registry led to the manifest. No statement of ours is about an index, but cosign
     /// signs what a tag points to.
     pub index: Option<Digest>,
+}
+
+impl Subject {
+    /// What a native image says of itself.
+    #[must_use]
+    pub fn of(config: ImageConfig, manifest: Digest) -> Self {
+        let ImageConfig { name, version, os, architecture, .. } = config;
+        Self { name, version, os, architecture, manifest, index: None }
+    }
 }
 
 impl fmt::Display for Subject {

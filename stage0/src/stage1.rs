@@ -31,12 +31,33 @@ pub(crate) struct Located {
     pub(crate) image: Option<StageImage>,
 }
 
-/// Whether `--stage1=` means an image: neither the name of a built-in stage1 nor a path, which starts with `.` or `/`, ends
-/// with `.json`, or is there.
-pub(crate) fn is_image(text: &str) -> bool {
-    let name = !text.contains(['/', ':', '.']);
-    let path = text.starts_with(['.', '/']) || text.ends_with(".json") || Path::new(text).is_dir();
-    text.ends_with(".pod") || !name && !path
+/// What `--stage1=` means.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Meaning<'a> {
+    /// One that comes with `pod`, by its name.
+    BuiltIn(&'a str),
+    /// A `stage1.json`, or the directory that it lies in.
+    Path(&'a Path),
+    /// An image reference.
+    Image(&'a str),
+}
+
+impl<'a> Meaning<'a> {
+    /// A path starts with `.` or `/`, ends with `.json`, or is a directory; what has no `/`, `:` or `.` is a name; all else is an
+    /// image.
+    pub(crate) fn of(text: &'a str) -> Self {
+        if text.ends_with(".pod") {
+            Self::Image(text)
+        } else if text.starts_with(['.', '/']) || text.ends_with(".json") {
+            Self::Path(Path::new(text))
+        } else if !text.contains(['/', ':', '.']) {
+            Self::BuiltIn(text)
+        } else if Path::new(text).is_dir() {
+            Self::Path(Path::new(text))
+        } else {
+            Self::Image(text)
+        }
+    }
 }
 
 /// Namespaces that a stage1 is given, open.
@@ -48,17 +69,36 @@ pub(crate) struct Given {
     pub(crate) network: Option<OwnedFd>,
 }
 
-/// Finds what `--stage1=` means: the name of a built-in one, or a path.
-pub(crate) fn locate(text: &str) -> Result<Located> {
-    let candidates = if text.contains('/') || text.ends_with(".json") { path(text)? } else { built_in(text)? };
-    for file in candidates {
+/// A stage1 that comes with `pod`: beside this program, in `../lib/pod`, in `/usr/lib/pod`.
+pub(crate) fn built_in(name: &str) -> Result<Located> {
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(Failure::usage(format!("`{}` is not the name of a stage1", name.escape_debug())).into());
+    }
+    let own = std::env::current_exe().context("find the own program")?;
+    let own = own.parent().context("find the own program's directory")?;
+    let file = format!("stage1-{name}.json");
+    for directory in [own, &own.join("../lib/pod"), Path::new("/usr/lib/pod")] {
+        let file = directory.join(&file);
         if let Some(stage1) = read(&file)? {
             return Ok(Located { stage1, file, image: None });
         }
     }
-    Err(Failure::new(format!("stage1 `{}` is not there", text.escape_debug()))
+    Err(missing(name))
+}
+
+/// The stage1 at `path`, which is its `stage1.json` or the directory of that.
+pub(crate) fn at(path: &Path) -> Result<Located> {
+    // The working directory changes before the program is executed.
+    let absolute = std::path::absolute(path).with_context(|| format!("resolve `{}`", path.display()))?;
+    let file = if absolute.is_dir() { absolute.join(FILE) } else { absolute };
+    let stage1 = read(&file)?.ok_or_else(|| missing(&path.display().to_string()))?;
+    Ok(Located { stage1, file, image: None })
+}
+
+fn missing(text: &str) -> anyhow::Error {
+    Failure::new(format!("stage1 `{}` is not there", text.escape_debug()))
         .hint("`--stage1=namespaces`, `--stage1=kvm`, the path of a stage1.json, or an image that holds one")
-        .into())
+        .into()
 }
 
 /// The stage1 in an image that was verified. Its programs run from the store, where nobody writes.
@@ -102,23 +142,6 @@ fn ask(command: &mut Command) -> Result<Vec<Line>> {
     let mut answer = Vec::new();
     child.stdout.take().context("stdout is a pipe")?.take(check::BYTES_MAX).read_to_end(&mut answer)?;
     serde_json::from_slice(&answer).context("read its answer")
-}
-
-/// Beside this program, in `../lib/pod`, in `/usr/lib/pod`.
-fn built_in(name: &str) -> Result<Vec<PathBuf>> {
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-        return Err(Failure::usage(format!("`{}` is not the name of a stage1", name.escape_debug())).into());
-    }
-    let own = std::env::current_exe().context("find the own program")?;
-    let own = own.parent().context("find the own program's directory")?;
-    let file = format!("stage1-{name}.json");
-    Ok([own.join(&file), own.join("../lib/pod").join(&file), Path::new("/usr/lib/pod").join(&file)].to_vec())
-}
-
-fn path(text: &str) -> Result<Vec<PathBuf>> {
-    // The working directory changes before the program is executed.
-    let absolute = std::path::absolute(text).with_context(|| format!("resolve `{}`", text.escape_debug()))?;
-    Ok(vec![if absolute.is_dir() { absolute.join(FILE) } else { absolute }])
 }
 
 impl Located {
@@ -199,5 +222,24 @@ impl Located {
         }
         let error = command.exec();
         Ok(anyhow::Error::new(error).context(format!("execute `{}`", command.get_program().to_string_lossy())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_paths_and_images_are_told_apart() {
+        assert_eq!(Meaning::of("kvm"), Meaning::BuiltIn("kvm"));
+        assert_eq!(Meaning::of("no_name"), Meaning::BuiltIn("no_name"));
+        for path in ["/opt/stage1.json", "./stage1", "../a/b", "stage1.json", "a/stage1.json"] {
+            assert_eq!(Meaning::of(path), Meaning::Path(Path::new(path)));
+        }
+        for image in ["example.com/stage1:1", "./stage1.pod", "docker://host/stage1", "stage1:1", "no/such.directory"] {
+            assert_eq!(Meaning::of(image), Meaning::Image(image));
+        }
+        // A directory needs no `./`; a test's working directory is that of its crate.
+        assert_eq!(Meaning::of("contract/src"), Meaning::Path(Path::new("contract/src")));
     }
 }

@@ -9,6 +9,8 @@ mod bus;
 mod console;
 mod cpu;
 mod device;
+#[cfg(test)]
+mod driver;
 mod entropy;
 #[cfg(test)]
 mod frames;

@@ -112,15 +112,7 @@ fn open(path: &Path) -> Result<(SourceImage, Vec<u8>, Vec<u8>), Failure> {
 }
 
 fn subject(manifest: &[u8], config: &[u8]) -> Result<Subject, Failure> {
-    let (_, config) = parse_native(manifest, config)?;
-    Ok(Subject {
-        name: config.name,
-        version: config.version,
-        os: config.os,
-        architecture: config.architecture,
-        manifest: Digest::of(manifest),
-        index: None,
-    })
+    Ok(Subject::of(parse_native(manifest, config)?.1, Digest::of(manifest)))
 }
 
 pub(super) fn hinted(error: signing::SigningError) -> Failure {

@@ -14,10 +14,6 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Its first line.
-const BEGINS: &[u8] = b"PODKEYS1\n";
-const BYTES_MAX: u64 = 1 << 20;
-
 #[derive(Debug, Args)]
 pub(super) struct Make {
     /// Name prefix whose keys change
@@ -56,15 +52,17 @@ pub(super) fn make(arguments: &Make) -> Result<String, Failure> {
 
 /// Whether the file is a rotation rather than an image.
 pub(super) fn is_one(path: &Path) -> bool {
-    let mut first = [0; BEGINS.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == *BEGINS
+    let mut first = [0; Rotation::DOMAIN.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == *Rotation::DOMAIN.as_bytes()
 }
 
 /// Adds a signature to a rotation.
 pub(super) fn sign(path: &Path, key: &SecretKey) -> Result<String, Failure> {
     let mut text = String::new();
     let shown = || format!("read `{}`", path.display());
-    File::open(path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text)).with_context(shown)?;
+    // One byte more than a rotation may have, for which it is refused.
+    let max = Rotation::BYTES_MAX as u64 + 1;
+    File::open(path).and_then(|file| file.take(max).read_to_string(&mut text)).with_context(shown)?;
     let (rotation, _) = Rotation::parse(&text)?;
     let signed = Rotation::sign(&text, key).with_context(|| format!("`{}`", path.display()))?;
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));

@@ -4,7 +4,7 @@
 //! that nobody trusts is downloaded, let alone unpacked. Layers then go through the store's one pass, several at a time.
 
 use super::{Claim, Images, Insecure, ObtainError, Obtained, PullPolicy, Terms, Trust, check_platform};
-use crate::config::{self, ImageConfig, Layer};
+use crate::config::{self, Layer};
 use crate::cosign::canonical_name;
 use crate::digest::Digest;
 use crate::limits::Limits;
@@ -131,12 +131,12 @@ fn native(image: &RemoteImage, config: Vec<u8>, wanted: &NameReference) -> Resul
     let manifest = image.manifest.bytes.clone();
     let (_, parsed) = parse_native(&manifest, &config)?;
     let diff_ids = parsed.layers.iter().map(Layer::diff_id).collect();
-    let ImageConfig { name, version, os, architecture, .. } = parsed;
-    if !may_be_called(&name, version.as_ref(), wanted) {
-        let version = version.map_or_else(String::new, |version| format!(":{version}"));
+    let subject = Subject::of(parsed, image.manifest.digest);
+    let Subject { name, version, .. } = &subject;
+    if !may_be_called(name, version.as_ref(), wanted) {
+        let version = version.as_ref().map_or_else(String::new, |version| format!(":{version}"));
         return Err(unusable(wanted, &format!("is another image there: it calls itself `{name}{version}`")));
     }
-    let subject = Subject { name, version, os, architecture, manifest: image.manifest.digest, index: None };
     Ok((Content::Native { manifest, config }, diff_ids, subject))
 }
 

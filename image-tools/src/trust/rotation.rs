@@ -13,11 +13,8 @@ use super::edit::{lock, save};
 use super::rule::TrustedKey;
 use super::{Accept, Entry, Prefix, Rule, RuleKey, TrustDirs, TrustError};
 
-/// The first line, which separates these signatures from those over images.
-const DOMAIN: &str = "PODKEYS1";
 const KEYS_MAX: usize = 64;
 const SIGNATURES_MAX: usize = 2 * KEYS_MAX;
-const BYTES_MAX: usize = 256 << 10;
 
 /// The new keys of a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +77,18 @@ pub enum RotateError {
 }
 
 impl Rotation {
+    /// The first line of the text, which separates signatures over it from those over images.
+    pub const DOMAIN: &'static str = "PODKEYS1";
+    /// The longest text, with its signatures, in bytes.
+    pub const BYTES_MAX: usize = 256 << 10;
+
     /// The canonical text, which is what is signed.
     #[must_use]
     pub fn to_text(&self) -> String {
         let expires = self.expires.map_or_else(|| "-".to_owned(), |time| time.to_string());
         let mut text = format!(
-            "{DOMAIN}\nprefix: {}\nnumber: {}\nthreshold: {}\ncreated: {}\nexpires: {expires}\nkeys: {}\n",
+            "{}\nprefix: {}\nnumber: {}\nthreshold: {}\ncreated: {}\nexpires: {expires}\nkeys: {}\n",
+            Self::DOMAIN,
             self.prefix,
             self.number,
             self.threshold,
@@ -104,11 +107,11 @@ impl Rotation {
     /// Everything that [`Rotation::to_text`] would not have written.
     pub fn parse(text: &str) -> Result<(Self, &str), RotateError> {
         let refused = |what: &str| RotateError::Format(what.to_owned());
-        if text.len() > BYTES_MAX {
+        if text.len() > Self::BYTES_MAX {
             return Err(refused("too long"));
         }
         let mut lines = text.split('\n');
-        if lines.next() != Some(DOMAIN) {
+        if lines.next() != Some(Self::DOMAIN) {
             return Err(refused("another first line"));
         }
         let mut field = |name: &str| {

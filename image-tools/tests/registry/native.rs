@@ -26,14 +26,7 @@ pub(crate) fn image(directory: &Path, key: &SecretKey, name: &str, content: &str
     let opened = SourceImage::open(&Source::Pod(file.clone()), host_architecture()).expect("own file");
     let Content::Native { manifest, config } = &opened.content else { panic!("native") };
     let (_, config) = parse_native(manifest, config).expect("own documents");
-    let subject = Subject {
-        name: config.name,
-        version: config.version,
-        os: config.os,
-        architecture: config.architecture,
-        manifest: Digest::of(manifest),
-        index: None,
-    };
+    let subject = Subject::of(config, Digest::of(manifest));
     let signature = signing::sign(key, &subject, jiff::Timestamp::now(), None).expect("sign");
     (fs::read(&file).expect("file"), Signature::to_file(&[signature]))
 }

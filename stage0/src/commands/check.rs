@@ -199,9 +199,9 @@ fn look() -> Result<Host> {
         erofs: program("mkfs.erofs"),
         certificates: Path::new("/etc/ssl/certs").is_dir() || Path::new("/etc/pki/tls/certs").is_dir(),
         stages: ["namespaces", "kvm"]
-            .map(|name| (name, stage1::locate(name).ok().map(|located| located.stage1.features.len())))
+            .map(|name| (name, stage1::built_in(name).ok().map(|located| located.stage1.features.len())))
             .to_vec(),
-        machines: stage1::locate("kvm").map_or_else(|_| Vec::new(), |located| located.check()),
+        machines: stage1::built_in("kvm").map_or_else(|_| Vec::new(), |located| located.check()),
     })
 }
 

@@ -195,10 +195,10 @@ fn in_use(globals: &Globals, store: &Store) -> Result<InUse> {
     for phase in Phase::ALL {
         for uuid in pods.uuids(phase)? {
             let Some(pod) = pods.open_pod(phase, &uuid)? else { continue };
-            if let Ok(Some(host)) = pod.read::<Host>(HOST) {
-                used.images.extend(host.stage1_image.and_then(|image| Digest::parse(&image.id).ok()));
-                // Beside its stage1.json lie its programs; of one that came in no image, this is no path of the store.
-                used.paths.extend(host.stage1.as_deref().and_then(Path::parent).map(Path::to_owned));
+            if let Ok(Some(Host { stage1_image: Some(image), stage1, .. })) = pod.read(HOST) {
+                used.images.extend(Digest::parse(&image.id));
+                // Beside its stage1.json lie its programs, in the store.
+                used.paths.extend(stage1.as_deref().and_then(Path::parent).map(Path::to_owned));
             }
             // A torn pod.json is that of a start that was killed; it runs nothing.
             let Ok(Some(description)) = pod.read::<contract::pod::Pod>(POD) else { continue };

@@ -7,7 +7,7 @@ use crate::cgroup::{hierarchy, make, plan};
 use crate::failure::Failure;
 use crate::life::pods::{PodDir, Pods, new_uuid};
 use crate::life::{find, gc, lease, names};
-use crate::stage1::{self, Given, Located};
+use crate::stage1::{self, Given, Located, Meaning};
 use crate::{facts, images, network, output, pod_json, users};
 use anyhow::{Context, Result};
 use contract::dir::{HOST, POD, Phase, State};
@@ -20,7 +20,6 @@ use image_tools::obtain::{Images, Insecure};
 use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 /// `pod run`: runs the pod in this process; returns only if it could not be started.
 pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infallible> {
@@ -68,7 +67,7 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     if pod.apps.iter().any(|app| app.stdio == Stdio::Tty) && !std::io::stdin().is_terminal() {
         return Err(Failure::new("the pod was prepared for a terminal, and the standard input is none").into());
     }
-    let stage1 = stage1::locate(&host.stage1.as_deref().unwrap_or(Path::new("namespaces")).display().to_string())?;
+    let stage1 = host.stage1.as_deref().map_or_else(|| stage1::built_in("namespaces"), stage1::at)?;
     stage1.refuse_unknown_needs(&pod)?;
     verify_again(globals, &pod, &host)?;
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
@@ -79,13 +78,19 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
 
 /// A stage1 that is no image is looked for first: without it, not even a store is made.
 fn store_and_stage1(globals: &Globals, arguments: &PodArguments) -> Result<(Images, Located)> {
-    let text = &arguments.pod.stage1;
-    if !stage1::is_image(text) {
-        let stage1 = stage1::locate(text)?;
-        return Ok((images::open(globals)?, stage1));
-    }
+    let image = match Meaning::of(&arguments.pod.stage1) {
+        Meaning::BuiltIn(name) => {
+            let stage1 = stage1::built_in(name)?;
+            return Ok((images::open(globals)?, stage1));
+        }
+        Meaning::Path(path) => {
+            let stage1 = stage1::at(path)?;
+            return Ok((images::open(globals)?, stage1));
+        }
+        Meaning::Image(image) => image,
+    };
     let store = images::open(globals)?;
-    let obtained = images::obtain(&store, text, arguments.pod.pull_policy, globals.insecure());
+    let obtained = images::obtain(&store, image, arguments.pod.pull_policy, globals.insecure());
     let stage1 = obtained.and_then(|obtained| stage1::of_image(&obtained)).context("stage1")?;
     Ok((store, stage1))
 }

@@ -50,7 +50,7 @@ fn is_cut_short(error: &anyhow::Error) -> bool {
 fn collect_stage1(pods: &Pods, pod: &PodDir, host: &Host) -> Result<()> {
     match &host.stage1 {
         Some(file) if file.exists() => {
-            let located = crate::stage1::locate(&file.display().to_string())?;
+            let located = crate::stage1::at(file)?;
             located.collect(pod.fd(), &pods.path(pod.phase, &pod.uuid), &pod.uuid)
         }
         _ => Ok(()),

@@ -1,22 +1,12 @@
 //! Frames between a driver and a cable: how they lie in buffers, and what never gets out.
 
-use super::memory::{self, Memory};
+use super::driver::{STATUS, descriptor, go, needs_reset, negotiate, place, read, transport};
+use super::memory::Memory;
 use super::mmio::Transport;
 use super::net::Card;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
-use vmm_sys_util::eventfd::EventFd;
-
-fn write(transport: &mut Transport, at: u64, value: u32) {
-    transport.write(at, &value.to_le_bytes());
-}
-
-fn read(transport: &mut Transport, at: u64) -> u32 {
-    let mut data = [0; 4];
-    transport.read(at, &mut data);
-    u32::from_le_bytes(data)
-}
 
 /// Both ends of a queue of frames, two of which wait to be received.
 fn cable() -> (UnixDatagram, UnixDatagram) {
@@ -29,40 +19,16 @@ fn cable() -> (UnixDatagram, UnixDatagram) {
     (queue, other)
 }
 
-/// A descriptor: address, length, flags (1 next, 2 write, 4 indirect), next.
-fn descriptor(memory: &Memory, index: u64, address: u64, length: u32, flags: u16, next: u16) {
-    let at = 0x1000 + index * 16;
-    memory.write_obj(address, GuestAddress(at)).unwrap();
-    memory.write_obj(length, GuestAddress(at + 8)).unwrap();
-    memory.write_obj(flags, GuestAddress(at + 12)).unwrap();
-    memory.write_obj(next, GuestAddress(at + 14)).unwrap();
-}
-
-/// A card whose driver took `features`, with its end of the cable; descriptors, rings and places as for [`offer`].
+/// A card whose driver took `features`, with its end of the cable. Its receive queue has the rings of [`super::driver`]'s
+/// descriptors, its transmit queue others.
 fn card(features: u32) -> (Transport, Arc<Memory>, UnixDatagram) {
     let (queue, other) = cable();
-    let memory = Arc::new(memory::map(1 << 20, false).unwrap());
-    let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-    let card = Box::new(Card::new(queue.into(), [2, 0, 0, 0, 0, 1]));
-    let mut transport = Transport::new(card, Arc::clone(&memory), interrupt).unwrap();
-    for status in [0, 1, 3] {
-        write(&mut transport, 0x70, status);
-    }
-    for (page, features) in [(0, features), (1, 1)] {
-        write(&mut transport, 0x24, page);
-        write(&mut transport, 0x20, features);
-    }
-    write(&mut transport, 0x70, 11);
-    for (queue, places) in [(0, [0x1000, 0x2000, 0x3000]), (1, [0x4000, 0x5000, 0x6000])] {
-        write(&mut transport, 0x30, queue);
-        write(&mut transport, 0x38, 128);
-        for (register, place) in [0x80, 0x90, 0xa0].into_iter().zip(places) {
-            write(&mut transport, register, place);
-        }
-        write(&mut transport, 0x44, 1);
-    }
-    write(&mut transport, 0x70, 15);
-    assert_eq!(read(&mut transport, 0x70), 15);
+    let (mut transport, memory) = transport(Box::new(Card::new(queue.into(), [2, 0, 0, 0, 0, 1])));
+    negotiate(&mut transport, features);
+    place(&mut transport, 0, 128, [0x1000, 0x2000, 0x3000]);
+    place(&mut transport, 1, 128, [0x4000, 0x5000, 0x6000]);
+    go(&mut transport);
+    assert_eq!(read(&mut transport, STATUS), 15);
     (transport, memory, other)
 }
 
@@ -105,7 +71,7 @@ fn buffers_that_cannot_hold_a_frame_stop_the_card() {
         let (mut transport, memory, _cable) = card(features);
         buffers(&memory, 4, length);
         transport.notified(0);
-        assert_eq!(read(&mut transport, 0x70) & 64, 64, "{features} {length}");
+        assert!(needs_reset(&mut transport), "{features} {length}");
     }
 }
 
@@ -128,6 +94,6 @@ fn only_sound_frames_reach_the_cable() {
         transport.notified(1);
         let got = cable.recv(&mut [0; 9000]).ok();
         assert_eq!(got, sent.then_some(length as usize), "{length} {flags} {kind}");
-        assert_eq!(read(&mut transport, 0x70) & 64 == 0, goes_on, "{length} {flags} {kind}");
+        assert_eq!(!needs_reset(&mut transport), goes_on, "{length} {flags} {kind}");
     }
 }
