@@ -188,7 +188,8 @@ fn memory_bytes(pod: &Pod) -> Result<u64> {
     if bytes > MEMORY_MAX_BYTES {
         bail!("{} GiB of guest memory is more than {} GiB", bytes >> 30, MEMORY_MAX_BYTES >> 30);
     }
-    Ok(bytes.next_multiple_of(1 << 20))
+    // Whole large pages, so that what lies above the hole for devices is aligned as what lies below.
+    Ok(bytes.next_multiple_of(2 << 20))
 }
 
 /// One CPU serves a pod without a limit: bringing up another costs every start, and most pods wait for I/O.

@@ -1,9 +1,11 @@
 //! Where things are in the guest's physical address space, and its memory.
 
+use super::sys;
 use anyhow::{Context, Result, bail};
 use rustix::fs::MemfdFlags;
 use std::fs::File;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::mmap::FromRangesError;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Guest memory. No dirty tracking: there is no migration.
 pub(super) type Memory = GuestMemoryMmap<()>;
@@ -32,6 +34,8 @@ pub(super) const COMMAND_LINE: u64 = 0x2_0000;
 pub(super) const ACPI_START: u64 = 0xe_0000;
 /// End of the BIOS area.
 pub(super) const ACPI_END: u64 = HIGH_START;
+/// Of x86-64, in bytes.
+const LARGE_PAGE: usize = 2 << 20;
 /// First virtio-mmio device.
 pub(super) const DEVICES: u64 = 0xd000_0000;
 /// Bytes of address space of each.
@@ -53,7 +57,9 @@ pub(super) fn map(bytes: u64, shared: bool) -> Result<Memory> {
         .collect::<Result<_>>()?;
     let context = || format!("map {} MiB of guest memory", bytes >> 20);
     if !shared {
-        return Memory::from_ranges(&ranges).with_context(context);
+        let memory = private(&ranges).with_context(context)?;
+        sys::prefer_large_pages(&memory);
+        return Ok(memory);
     }
     let file = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).with_context(context)?);
     file.set_len(bytes).with_context(context)?;
@@ -65,6 +71,20 @@ pub(super) fn map(bytes: u64, shared: bool) -> Result<Memory> {
         offset += length as u64;
     }
     Memory::from_ranges_with_files(with_files).with_context(context)
+}
+
+/// Private memory at an address where a large page of the host is one of the guest too. A guest touches its memory page by page, and
+/// each first touch is an exit; of large pages there are few. Linux aligns such mappings since 6.7; before, it puts each below the one
+/// before, so that one as long as the excess moves the next to where it should be. If not, it is only slower.
+fn private(ranges: &[(GuestAddress, usize)]) -> Result<Memory, FromRangesError> {
+    let memory = Memory::from_ranges(ranges)?;
+    let host = memory.get_host_address(GuestAddress(0)).map_or(0, <*mut u8>::addr);
+    if host.is_multiple_of(LARGE_PAGE) {
+        return Ok(memory);
+    }
+    drop(memory);
+    let _spacer = Memory::from_ranges(&[(GuestAddress(0), host % LARGE_PAGE)])?;
+    Memory::from_ranges(ranges)
 }
 
 /// What an entry of the memory map means, as e820 and PVH number it.
@@ -102,6 +122,7 @@ pub(super) fn place_high(bytes: u64, length: u64, limit: u64, used: u64) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vm_memory::{GuestMemoryRegion, MemoryRegionAddress};
 
     #[test]
     fn memory_goes_on_above_the_hole() {
@@ -113,6 +134,17 @@ mod tests {
             assert_eq!(ranges(bytes), expected);
             let ram: u64 = map_entries(bytes).iter().filter(|entry| entry.2 == Kind::Ram).map(|entry| entry.1).sum();
             assert!(ram <= bytes && ram >= bytes - HIGH_START);
+        }
+    }
+
+    #[test]
+    fn large_pages_of_the_host_are_those_of_the_guest() {
+        for bytes in [64 << 20, 3 << 30, 5 << 30] {
+            let memory = map(bytes, false).unwrap();
+            for region in memory.iter() {
+                let host = region.get_host_address(MemoryRegionAddress(0)).unwrap().addr();
+                assert!(host.is_multiple_of(LARGE_PAGE), "{bytes:#x} bytes are mapped at {host:#x}");
+            }
         }
     }
 

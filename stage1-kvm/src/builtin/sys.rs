@@ -65,6 +65,14 @@ pub(super) fn drop_bounding_capability(capability: u32) -> std::io::Result<()> {
     }
 }
 
+/// Asks for large pages; whether there are any is the host's business (`/sys/kernel/mm/transparent_hugepage/enabled`).
+pub(super) fn prefer_large_pages(memory: &Memory) {
+    for slice in memory.iter().filter_map(|region| region.as_volatile_slice().ok()) {
+        // SAFETY: the range is one mapping of `memory`; the advice changes neither its content nor who may reach it.
+        unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_HUGEPAGE) };
+    }
+}
+
 /// Takes the pages of a piece of guest memory back; they read as zeros from now on.
 pub(super) fn release(slice: &VolatileSlice<'_>) -> std::io::Result<()> {
     // MADV_REMOVE frees the pages of a shared memory file too; private memory has no file and says EINVAL.
