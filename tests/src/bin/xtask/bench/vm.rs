@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use tests::testbed::{self, Job};
 
 const ROUNDS: usize = 9;
+/// Memory of the guests, in KiB.
+const GUEST_KIB: u64 = 512 << 10;
 /// No start takes as long.
 const START_SECS_MAX: i64 = 60;
 /// The app says how long its machine ran when it began, and since when it is there itself.
@@ -85,7 +87,8 @@ fn end_in_time(child: &Child) -> Result<()> {
 
 fn pod<const N: usize>(pods: &Pods<'_>, hypervisor: &str, words: [&str; N]) -> Command {
     let mut command = pods.pod(["run", "--stage1=kvm", "--net=none"]);
-    command.arg(format!("--hypervisor={hypervisor}")).args([IMAGE, "--"]).args(words);
+    command.arg(format!("--hypervisor={hypervisor}")).arg(format!("--vm-memory={GUEST_KIB}K"));
+    command.args([IMAGE, "--"]).args(words);
     command
 }
 
@@ -164,6 +167,7 @@ fn phases(name: &str, starts: &[Start]) -> Result<()> {
 fn waiting(pods: &Pods<'_>, hypervisor: &str) -> Result<(Child, u32)> {
     let words = ["/bin/busybox", "sh", "-c", "echo ready; exec sleep 600"];
     let mut child = pod(pods, hypervisor, words).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    end_in_time(&child)?;
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().context("stdout is a pipe")?).read_line(&mut line)?;
     let pid = child.id();
@@ -185,18 +189,49 @@ fn memory(pods: &Pods<'_>, name: &str) -> Result<()> {
     let sizes = mappings(child.id()).and_then(|own| Ok((own, mappings(process)?)));
     end(&mut child)?;
     let (own, hypervisor) = sizes?;
-    let sum = |sizes: &[(u64, u64)]| sizes.iter().map(|(_, pss)| pss).sum::<u64>();
-    let guest = hypervisor.iter().max().copied().unwrap_or_default().1;
+    let sum = |mappings: &[Mapping]| mappings.iter().map(|mapping| mapping.pss).sum::<u64>();
+    let guest = sum(guest(&hypervisor)?);
     println!("| {name} | {} | {} | {guest} |", sum(&own), sum(&hypervisor) - guest);
     Ok(())
 }
 
-/// Size and proportional share of each mapping, in KiB. The guest's memory is the largest.
-fn mappings(process: u32) -> Result<Vec<(u64, u64)>> {
+/// A range of addresses, in KiB, and its proportional share of memory.
+#[derive(Clone, Copy)]
+struct Mapping {
+    start: u64,
+    end: u64,
+    pss: u64,
+}
+
+/// proc(5), `/proc/pid/smaps`
+fn mappings(process: u32) -> Result<Vec<Mapping>> {
     let text = fs::read_to_string(format!("/proc/{process}/smaps"))?;
-    let values = |name: &str| -> Vec<u64> {
-        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
-        lines.filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
-    };
-    Ok(values("Size:").into_iter().zip(values("Pss:")).collect())
+    let mut mappings = Vec::new();
+    for line in text.lines() {
+        let first = line.split(' ').next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-') {
+            let kib = |text| u64::from_str_radix(text, 16).map(|address| address >> 10);
+            mappings.push(Mapping { start: kib(start)?, end: kib(end)?, pss: 0 });
+        } else if let (Some(mapping), Some(pss)) = (mappings.last_mut(), line.strip_prefix("Pss:")) {
+            mapping.pss = pss.trim_end_matches("kB").trim().parse()?;
+        }
+    }
+    Ok(mappings)
+}
+
+/// The guest's memory: mappings side by side that together have its size, for pieces of it may be of files.
+fn guest(mappings: &[Mapping]) -> Result<&[Mapping]> {
+    for (first, begin) in mappings.iter().enumerate() {
+        let mut end = begin.start;
+        for (last, mapping) in mappings.iter().enumerate().skip(first) {
+            if mapping.start != end || mapping.end > begin.start + GUEST_KIB {
+                break;
+            }
+            end = mapping.end;
+            if end == begin.start + GUEST_KIB {
+                return Ok(&mappings[first..=last]);
+            }
+        }
+    }
+    bail!("no memory of the guest's size is mapped")
 }
