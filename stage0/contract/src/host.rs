@@ -33,9 +33,6 @@ pub struct Host {
     /// A leased range of user ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_range: Option<IdRange>,
-    /// A named network namespace, as a path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network_namespace: Option<PathBuf>,
 }
 
 /// An image that holds a stage1.

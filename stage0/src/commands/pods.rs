@@ -143,6 +143,7 @@ fn status_text(view: &View) -> String {
 
 /// Asks the supervisor until it says that the pod is ready, or the pod is over.
 fn wait_ready(pod: &PodDir) -> Result<()> {
+    let mut pause = Duration::from_millis(1);
     loop {
         if !pod.is_locked()? {
             return Err(Failure::new(format!("pod `{}` is not running", pod.uuid)).into());
@@ -153,8 +154,10 @@ fn wait_ready(pod: &PodDir) -> Result<()> {
                 return Ok(());
             }
         }
-        // The contract has no event for readiness, so it is asked for, ten times a second at most.
-        std::thread::sleep(Duration::from_millis(100));
+        // The contract has no event for readiness. Most apps are ready within milliseconds; who takes longer is asked ten times a
+        // second at most.
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(100));
     }
 }
 
