@@ -1,6 +1,6 @@
-//! What is in a network namespace, by rtnetlink(7): interfaces that are up, and what belongs to them. What a guest could not
-//! be given is refused by name, never left out in silence; what the kernel makes by itself, or learns from advertisements that the guest hears too, is left
-//! to the guest's kernel.
+//! What is in a network namespace, by rtnetlink(7): interfaces that are up, and what belongs to them. What a guest could not be
+//! given is refused by name, never left out in silence; what the kernel makes by itself, or learns from advertisements that the
+//! guest hears too, is left to the guest's kernel.
 
 use anyhow::{Context, Result, bail, ensure};
 use contract::guest::{Address, INTERFACES_MAX, Interface, Neighbour, Network, Route};

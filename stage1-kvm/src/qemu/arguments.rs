@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use contract::guest::CHANNEL_PORT;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// `-M microvm` without ACPI has this many virtio-mmio slots.
+/// `-M microvm` has this many virtio-mmio slots without ACPI. With it there are 24, but a pod must not depend on its kernel.
 const SLOTS: usize = 8;
 /// The channel and the random number generator.
 const SLOTS_OURS: usize = 2;
