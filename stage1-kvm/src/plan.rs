@@ -108,11 +108,12 @@ pub(crate) fn plan(
         network,
         ..guest::Guest::default()
     };
+    let cpus = cpus(pod);
     Ok(VmPlan {
         hypervisor,
         memory_bytes: memory_bytes(pod)?,
-        cpus: cpus(pod),
-        command_line: command_line(machine.debug, &machine.kernel_arguments)?,
+        cpus,
+        command_line: command_line(cpus, machine.debug, &machine.kernel_arguments)?,
         kernel,
         disks,
         shares,
@@ -205,9 +206,11 @@ fn cpus(pod: &Pod) -> u32 {
     u32::try_from(cpus).unwrap_or(CPUS_MAX)
 }
 
-/// `panic=-1`: a dead kernel resets at once instead of sitting there. `quiet`: printing costs more than booting.
-fn command_line(debug: bool, extra: &[String]) -> Result<String> {
+/// `panic=-1`: a dead kernel resets at once instead of sitting there. `quiet`: printing costs more than booting. `noreplace-smp`:
+/// the kernel of a single CPU would take its lock prefixes away one by one, each through page tables of their own.
+fn command_line(cpus: u32, debug: bool, extra: &[String]) -> Result<String> {
     let mut words = vec!["rdinit=/init", "panic=-1", "reboot=k", "random.trust_cpu=on"];
+    words.extend((cpus == 1).then_some("noreplace-smp"));
     words.push(if debug { "console=ttyS0" } else { "quiet" });
     for word in extra {
         if word.bytes().any(|byte| byte < b' ' || byte == 0x7f) {

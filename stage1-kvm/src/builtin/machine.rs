@@ -17,7 +17,7 @@ use super::port::{Line, Ports, SERIAL_INTERRUPT};
 use super::spec::Spec;
 use super::{acpi, jail, sys};
 use anyhow::{Context, Result, ensure};
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_pit_config};
+use kvm_bindings::kvm_pit_config;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use rustix::event::epoll;
 use std::fs::File;
@@ -160,7 +160,7 @@ fn cpus(spec: &Spec, kvm: &Kvm, vm: &VmFd, memory: &Memory, platform: &acpi::Pla
     let mut initramfs = File::from(sys::take_fd(spec.initramfs)?);
     let mut files = Files { kernel: &mut kernel, initramfs: &mut initramfs, command_line: &spec.command_line, rsdp };
     let entry = boot::load(memory, spec.memory_bytes, &mut files)?;
-    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("ask KVM for the CPU's features")?;
+    let supported = cpu::supported(kvm)?;
     let mut cpus = Vec::new();
     for index in 0..spec.cpus {
         let cpu = vm.create_vcpu(u64::from(index)).context("make a CPU")?;

@@ -130,9 +130,8 @@ fn command_line(plan: &VmPlan, accelerator: Accelerator) -> String {
             line.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
         }
         if plan.cpus == 1 && !acpi(plan) {
-            // The local timer's calibration waits 100 ms; one CPU does as well with the global timer. Nor does it need
-            // its locks patched, which costs the translator its translations.
-            line.push_str(" nolapic_timer noreplace-smp");
+            // The local timer's calibration waits 100 ms; one CPU does as well with the global timer.
+            line.push_str(" nolapic_timer");
         }
     }
     line
