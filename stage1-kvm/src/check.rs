@@ -1,16 +1,17 @@
 //! For `pod check`: which kernel, which hypervisor and which helpers a pod of this host would get, and why. It runs the probe's
-//! guest, and nothing else.
+//! guest and a network of its own, both gone when it ends, and nothing else.
 
 use crate::builtin::probe;
 use crate::run::Hint;
-use crate::{kernel, kernel_modules, qemu};
+use crate::{kernel, kernel_modules, network, qemu};
 use anyhow::{Context, Result};
 use contract::check::{Line, State};
 use std::io::Write;
 
 /// Prints the lines as JSON.
 pub(crate) fn check() -> Result<()> {
-    let lines = [kernel(), hypervisor(), volumes()];
+    // The last leaves this process in another network.
+    let lines = [kernel(), hypervisor(), volumes(), cards()];
     let mut text = serde_json::to_vec(&lines)?;
     text.push(b'\n');
     std::io::stdout().write_all(&text).context("print the answer")
@@ -40,6 +41,10 @@ fn hypervisor() -> Line {
 
 fn volumes() -> Line {
     line("microVM host volumes", qemu::share::program().map(|program| format!("`{program}`")))
+}
+
+fn cards() -> Line {
+    line("microVM network cards", network::probe().map(|()| "tap devices, joined by nftables' `fwd`".to_owned()))
 }
 
 fn line(feature: &str, found: Result<String>) -> Line {

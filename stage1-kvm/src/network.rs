@@ -21,6 +21,7 @@ use crate::run::Hint;
 use anyhow::{Context, Result, anyhow, bail};
 use contract::guest;
 use contract::pod::{self, Pod};
+use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
@@ -75,15 +76,35 @@ fn inside() -> Result<Joined> {
         pairs.push([(interface.name.clone(), tap_index), (name, index)]);
         taps.push(tap);
     }
-    let rules = rules::forward(&pairs).map_err(|error| match error {
+    let rules = forward(&pairs)?;
+    Ok(Joined { network: Some(network), taps, rules: Some(rules) })
+}
+
+fn forward(pairs: &[[(String, u32); 2]]) -> Result<Socket> {
+    rules::forward(pairs).map_err(|error| match error {
         // The table has an owner.
         Errno::PERM | Errno::EXIST => anyhow!("another microVM has this network namespace"),
         error => Hint::error(
             format!("forward frames between interface and machine: {error}"),
             "the kernel needs nftables with `fwd` (`modprobe nft_fwd_netdev`), Linux 5.12 or newer",
         ),
-    })?;
-    Ok(Joined { network: Some(network), taps, rules: Some(rules) })
+    })
+}
+
+/// Joins two devices in a network namespace that goes with this process: what a network card needs of this host.
+pub(crate) fn probe() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+    let route = Socket::route().context("speak with the kernel about interfaces")?;
+    let interface = guest::Interface {
+        name: "probe".to_owned(),
+        hardware_address: [2, 0, 0, 0, 0, 1],
+        mtu_bytes: 1500,
+        addresses: Vec::new(),
+    };
+    let (_first, first) = join::tap(&route, &interface)?;
+    let (_second, second) = join::tap(&route, &interface)?;
+    let (to_first, to_second) = (read::index(&route, &first)?, read::index(&route, &second)?);
+    forward(&[[(first, to_second), (second, to_first)]]).map(drop)
 }
 
 /// This process has one thread, so what it does next happens there.

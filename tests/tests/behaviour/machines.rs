@@ -168,6 +168,7 @@ machine_test!(a_check_names_the_kernel_and_the_hypervisor, |t| {
     pod.stop();
     assert_eq!(line("microVM host volumes")["state"], "yes");
     assert_eq!(line("microVM images")["state"], "yes");
+    assert_eq!(line("microVM network cards")["state"], "yes");
 });
 
 machine_test!(a_distributions_own_kernel_boots, |t| {
