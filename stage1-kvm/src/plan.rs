@@ -2,8 +2,10 @@
 
 use anyhow::{Result, bail};
 use contract::guest;
+use contract::kernel::Resource;
 use contract::name::AppName;
-use contract::pod::{Pod, VolumeSource};
+use contract::pod::{Pod, Rlimit, VolumeSource};
+use rustix::process;
 use std::path::PathBuf;
 
 /// Guest memory when nothing limits the apps. The host backs only what the guest touches.
@@ -106,6 +108,7 @@ pub(crate) fn plan(
         roots: disks.iter().filter_map(root).collect(),
         volumes: volumes(pod, &shares),
         network,
+        rlimits: rlimits(),
         ..guest::Guest::default()
     };
     let cpus = cpus(pod);
@@ -204,6 +207,26 @@ fn cpus(pod: &Pod) -> u32 {
         .or_else(|| pod.apps.iter().try_fold(0_u64, |sum, app| Some(sum.saturating_add(app.limits.cpu_millis?))));
     let cpus = millis.unwrap_or(1000).div_ceil(1000).clamp(1, u64::from(CPUS_MAX));
     u32::try_from(cpus).unwrap_or(CPUS_MAX)
+}
+
+/// This process's own limits, which are the caller's. Left out is what a kernel sets by the size of its machine.
+fn rlimits() -> Vec<Rlimit> {
+    let limits = [
+        (Resource::Cpu, process::Resource::Cpu),
+        (Resource::Fsize, process::Resource::Fsize),
+        (Resource::Data, process::Resource::Data),
+        (Resource::Stack, process::Resource::Stack),
+        (Resource::Core, process::Resource::Core),
+        (Resource::Nproc, process::Resource::Nproc),
+        (Resource::Nofile, process::Resource::Nofile),
+        (Resource::Memlock, process::Resource::Memlock),
+        (Resource::As, process::Resource::As),
+    ];
+    let limit = |(resource, own)| {
+        let process::Rlimit { current, maximum } = process::getrlimit(own);
+        Rlimit { resource, soft: current, hard: maximum }
+    };
+    limits.map(limit).to_vec()
 }
 
 /// `panic=-1`: a dead kernel resets at once instead of sitting there. `quiet`: printing costs more than booting. `noreplace-smp`:

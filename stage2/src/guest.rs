@@ -69,6 +69,7 @@ fn run(guest: &Guest, port: &mut port::Port, core: fn() -> u8) -> Result<Event> 
     roots::lay_out(guest, &pod)?;
     let cgroups = cgroup::make(&pod)?;
     roots::enter()?;
-    let core = start::start(&pod, start::Inputs { pod_file, null, core }, &cgroups, port)?;
+    let core =
+        start::start(&pod, start::Inputs { pod_file, null, rlimits: guest.rlimits.clone(), core }, &cgroups, port)?;
     bridge::run(core, port)
 }

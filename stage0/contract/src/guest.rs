@@ -3,6 +3,7 @@
 
 use crate::json::Version;
 use crate::name::{AppName, VolumeName};
+use crate::pod::Rlimit;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -36,6 +37,9 @@ pub struct Guest {
     /// What the guest has beside loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// What the pod's processes begin with, as they would on the host: the limits of whoever runs the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rlimits: Vec<Rlimit>,
 }
 
 /// The root of one app.

@@ -5,8 +5,9 @@ use super::port::Port;
 use super::sys::{self, Fork, fork};
 use anyhow::{Context, Result};
 use contract::channel::Command;
+use contract::kernel::Resource;
 use contract::name::AppName;
-use contract::pod::{Pod, Stdio};
+use contract::pod::{Pod, Rlimit, Stdio};
 use rustix::io::{Errno, IoSlice};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
@@ -16,6 +17,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The kernel's own limit (`fs.nr_open`), which a host's administrator may have raised.
+const OPEN_FILES_MAX: u64 = 1 << 20;
 
 /// The started stage2, as the bridge sees it.
 #[derive(Debug)]
@@ -41,13 +45,15 @@ pub(super) struct Inputs {
     pub(super) pod_file: File,
     /// `/dev/null`, for apps that read nothing.
     pub(super) null: File,
+    /// What the child begins with.
+    pub(super) rlimits: Vec<Rlimit>,
     /// What the child runs.
     pub(super) core: fn() -> u8,
 }
 
 /// Forks it. The host's first command is in its channel before it runs, with the guest's own cgroups.
 pub(super) fn start(pod: &Pod, inputs: Inputs, cgroups: &[(AppName, File)], port: &mut Port) -> Result<Core> {
-    let Inputs { pod_file, null, core } = inputs;
+    let Inputs { pod_file, null, rlimits, core } = inputs;
     let tty = port.start_command()?;
     let (channel, channel_inside) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
@@ -67,6 +73,7 @@ pub(super) fn start(pod: &Pod, inputs: Inputs, cgroups: &[(AppName, File)], port
     match fork().context("fork")? {
         Fork::Child => child(
             core,
+            &rlimits,
             [
                 stdin_inside.as_fd(),
                 stdout_inside.as_fd(),
@@ -103,18 +110,29 @@ pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe_with(PipeFlags::CLOEXEC).context("make a pipe")
 }
 
-/// The child: fds 0 to 4 as in namespaces, nothing beyond, then the same code.
-fn child(core: fn() -> u8, fds: [BorrowedFd<'_>; 5]) -> ! {
-    let code = match sys::arrange(fds) {
+/// The child: limits and fds 0 to 4 as in namespaces, nothing beyond, then the same code.
+fn child(core: fn() -> u8, rlimits: &[Rlimit], fds: [BorrowedFd<'_>; 5]) -> ! {
+    let arranged = sys::arrange(fds).context("arrange the standard streams");
+    let code = match arranged.and_then(|()| limit(rlimits)) {
         Ok(()) => {
             // PID 1 is called the same in every pod; a name is only a name, so an error does not matter.
             let _ = rustix::thread::set_name(c"stage2");
             core()
         }
         Err(error) => {
-            eprintln!("stage2: guest: arrange the standard streams: {error}");
+            eprintln!("stage2: guest: {error:#}");
             contract::exit::FAILURE
         }
     };
     std::process::exit(code.into())
+}
+
+fn limit(rlimits: &[Rlimit]) -> Result<()> {
+    for Rlimit { resource, soft, hard } in rlimits {
+        let most = if *resource == Resource::Nofile { OPEN_FILES_MAX } else { u64::MAX };
+        let value = |limit: &Option<u64>| limit.unwrap_or(u64::MAX).min(most);
+        crate::sys::set_limit(resource.number(), value(soft), value(hard))
+            .with_context(|| format!("set {resource}"))?;
+    }
+    Ok(())
 }

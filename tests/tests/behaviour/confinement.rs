@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use tests::{Test, stage_test};
+use std::process::Command;
+use tests::{Outcome, Test, stage_test};
 
 /// rkt's and Docker's default: what an app may ever have.
 const DEFAULT: [&str; 14] = [
@@ -282,6 +283,21 @@ stage_test!(resource_limits_are_as_asked, |t| {
     let report = report(t, "--rlimit=nofile=100:200 --rlimit=core=0");
     assert_eq!(report["rlimits"]["RLIMIT_NOFILE"], json!([100, 200]));
     assert_eq!(report["rlimits"]["RLIMIT_CORE"], json!([0, 0]));
+});
+
+stage_test!(resource_limits_of_the_caller_are_the_pods, |t| {
+    let image = t.probe();
+    let pod = t.pod_command(["run", &format!("--stage1={}", t.stage1()), "--net=none", image, "--", "report"]);
+    let mut limited = Command::new("prlimit");
+    limited.args(["--nofile=300:400", "--core=0:0", "--stack=1048576:2097152", "--"]);
+    limited.arg(pod.get_program()).args(pod.get_args());
+    limited.envs(pod.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let report = Outcome::of(&mut limited).assert_exit(0).json();
+    for (name, limits) in
+        [("RLIMIT_NOFILE", [300, 400]), ("RLIMIT_CORE", [0, 0]), ("RLIMIT_STACK", [1_048_576, 2_097_152])]
+    {
+        assert_eq!(report["rlimits"][name], json!(limits), "{name}");
+    }
 });
 
 stage_test!(a_root_can_be_read_only, |t| {
