@@ -1,18 +1,26 @@
 //! `cargo xtask install PREFIX`: a release build where a user's PATH finds it. `pod` goes to `bin`, what it executes and
-//! reads to `lib/pod`, where it looks relative to itself.
+//! reads to `lib/pod`, where it looks relative to itself; manual pages and completions to `share`, where man(1) and the shells look.
 
 use crate::build::{Profile, build, kernel};
-use crate::packages::{Need, ensure};
-use anyhow::{Context, Result};
+use crate::command::must;
+use crate::packages::{self, Need};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 const USER_PROGRAMS: [&str; 2] = ["pod", "image-tools"];
 const STAGES: [&str; 3] = ["stage1-namespaces", "stage1-kvm", "stage2"];
+/// Shells, and where each looks for what completes `pod`.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "share/bash-completion/completions/pod"),
+    ("fish", "share/fish/vendor_completions.d/pod.fish"),
+    ("zsh", "share/zsh/site-functions/_pod"),
+];
 
 pub(crate) fn install(prefix: &Path) -> Result<()> {
-    ensure(Need::Build)?;
+    packages::ensure(Need::Build)?;
     let built = build(Profile::Release)?;
     let programs = prefix.join("bin");
     let library = prefix.join("lib/pod");
@@ -29,11 +37,27 @@ pub(crate) fn install(prefix: &Path) -> Result<()> {
             place(&built.join(&declaration), &library.join(&declaration), 0o644)?;
         }
     }
+    documentation(&programs.join("pod"), prefix)?;
     match kernel() {
         Ok(kernel) => place(&kernel, &library.join("vmlinux"), 0o644)?,
         Err(error) => eprintln!("xtask: without a guest kernel for `--stage1=kvm`: {error:#}"),
     }
     println!("{}", programs.join("pod").display());
+    Ok(())
+}
+
+/// What the installed `pod` says of itself.
+fn documentation(pod: &Path, prefix: &Path) -> Result<()> {
+    let pages = prefix.join("share/man/man1");
+    fs::create_dir_all(&pages).with_context(|| pages.display().to_string())?;
+    must(Command::new(pod).arg("man").arg(&pages))?;
+    for (shell, file) in COMPLETIONS {
+        let file = prefix.join(file);
+        let script = Command::new(pod).args(["completion", shell]).output().context("execute `pod`")?;
+        ensure!(script.status.success(), "`pod completion {shell}` ended with {}", script.status);
+        fs::create_dir_all(file.parent().context("a completion lies in a directory")?)?;
+        fs::write(&file, script.stdout).with_context(|| format!("write `{}`", file.display()))?;
+    }
     Ok(())
 }
 
