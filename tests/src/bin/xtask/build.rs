@@ -50,17 +50,24 @@ pub(crate) fn demo_environment(profile: Profile) -> [(&'static str, PathBuf); 2]
 /// Builds everything; returns the directory of the executables.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let directory = profile.directory();
-    let first = ["build", "--package", "image-tools", "--package", "tests", "--bins"];
+    let first = ["build", "--locked", "--package", "image-tools", "--package", "tests", "--bins"];
     must(cargo().args(first).args(profile.arguments()))?;
     demo(profile).context("make the demo image")?;
     let rest = ["stage0", "stage1-namespaces", "stage1-kvm", "stage2"];
     let rest = rest.iter().flat_map(|package| ["--package", package]);
-    must(cargo().arg("build").args(rest).arg("--bins").args(profile.arguments()).envs(demo_environment(profile)))?;
+    must(
+        cargo()
+            .args(["build", "--locked"])
+            .args(rest)
+            .arg("--bins")
+            .args(profile.arguments())
+            .envs(demo_environment(profile)),
+    )?;
     declarations(&directory)?;
     Ok(directory)
 }
 
-/// The guest kernel for stage1-kvm, from the cache or, some minutes later, from the distribution's sources. It is not part of
+/// The project's own guest kernel, from the cache or, some minutes later, from the distribution's sources. It is not part of
 /// [`build`], as nothing but a microVM needs it.
 pub(crate) fn kernel() -> Result<PathBuf> {
     let script = workspace().join("stage1-kvm/kernel/build");

@@ -30,13 +30,13 @@ pub(crate) fn check(filter: Option<&str>) -> Result<ExitCode> {
     let mut sum = Sum::default();
     if filter.is_none() {
         lints()?;
-        let units = ["test", "--workspace", "--exclude", "tests", "--no-fail-fast"];
+        let units = ["test", "--locked", "--workspace", "--exclude", "tests", "--no-fail-fast"];
         runner(cargo().args(units).env(FULL, "1"), &mut sum)?;
         runner(&mut crate::fuzz::replay(), &mut sum)?;
     }
     // The tests on stage1-kvm boot this kernel; it is built once for each content of its sources.
     build::kernel()?;
-    let behaviour = ["test", "--package", "tests", "--features", "kvm", "--no-fail-fast"];
+    let behaviour = ["test", "--locked", "--package", "tests", "--features", "kvm", "--no-fail-fast"];
     runner(cargo().args(behaviour).args(filter).env(FULL, "1"), &mut sum)?;
     eprintln!("xtask: {} s", begin.elapsed().as_secs());
     println!("{} passed, {} failed", sum.passed, sum.failed);
@@ -47,7 +47,8 @@ pub(crate) fn check(filter: Option<&str>) -> Result<ExitCode> {
 }
 
 fn lints() -> Result<()> {
-    let clippy = ["clippy", "--workspace", "--all-targets", "--features", "tests/kvm", "--", "--deny", "warnings"];
+    let clippy =
+        ["clippy", "--locked", "--workspace", "--all-targets", "--features", "tests/kvm", "--", "--deny", "warnings"];
     must(cargo().args(clippy).envs(demo_environment(Profile::Debug)))
 }
 

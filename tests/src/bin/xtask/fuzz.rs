@@ -33,7 +33,7 @@ fn targets() -> Result<Vec<String>> {
 /// Replays the corpus on the stable compiler.
 pub(crate) fn replay() -> Command {
     let mut command = cargo();
-    command.current_dir(workspace().join("tests/fuzz")).args(["test", "--target-dir"]).arg(target());
+    command.current_dir(workspace().join("tests/fuzz")).args(["test", "--locked", "--target-dir"]).arg(target());
     command
 }
 

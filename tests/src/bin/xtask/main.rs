@@ -22,6 +22,7 @@ usage: cargo xtask COMMAND
 
   build [--debug]          all executables, side by side, with the demo image inside `pod`
   run [--debug] [ARG…]     build, then `pod run demo` in a data directory of its own; ARGs go to `pod run`
+  kernel                   the guest kernel that is made for microVMs, from the distribution's sources; prints its path
   test [FILTER]            format, lints, unit and behaviour tests; FILTER picks behaviour tests by name
   bench [--debug] [TABLE…] the tables of the README: start memory list together unpack pull vm
   fuzz [TARGET [SECONDS]]  every fuzz target, or one, for 30 s each; needs a nightly compiler
@@ -30,6 +31,7 @@ usage: cargo xtask COMMAND
 enum Task {
     Build(build::Profile),
     Run(build::Profile, Vec<String>),
+    Kernel,
     Test(Option<String>),
     Bench(build::Profile, Vec<String>),
     /// Of the testbed VM only: what [`bench::bench`] wants measured there.
@@ -49,6 +51,7 @@ fn parse(mut arguments: Vec<String>) -> Result<Task> {
     Ok(match (command, rest.as_slice()) {
         ("build", []) => Task::Build(profile),
         ("run", _) => Task::Run(profile, rest),
+        ("kernel", []) => Task::Kernel,
         ("test", []) => Task::Test(None),
         ("test", [filter]) => Task::Test(Some(filter.clone())),
         ("bench", _) => Task::Bench(profile, rest),
@@ -69,6 +72,10 @@ fn perform(task: Task) -> Result<ExitCode> {
             println!("{}", build::build(profile)?.display());
         }
         Task::Run(profile, arguments) => return run::run(profile, &arguments),
+        Task::Kernel => {
+            packages::ensure(packages::Need::Kernel)?;
+            println!("{}", build::kernel()?.display());
+        }
         Task::Test(filter) => return check::check(filter.as_deref()),
         Task::Bench(profile, tables) => bench::bench(profile, &tables)?,
         Task::Inside(executables) => bench::inside(&executables)?,

@@ -3,18 +3,23 @@
 //! Services of server packages are not wanted on the build machine, so servers are not installed here: the tests bring
 //! them in roots of their own, made by debootstrap. The one exception is the registry, which listens on the loopback only.
 
-use crate::command::must;
-use anyhow::{Context, Result, bail};
+mod apt;
+mod qemu;
+
+use anyhow::{Result, bail};
 use std::path::Path;
-use std::process::Command;
 
 /// What a task is about to do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     /// Compile and link the executables.
     Build,
-    /// Run a microVM: the hypervisor, the tools for its disks and shares, and what the guest kernel is built from.
+    /// Run a microVM of a guest kernel that is there: the hypervisor and the tools for its disks and shares.
+    Hypervisor,
+    /// Run a microVM of the distribution's kernel for virtual machines.
     Machine,
+    /// Build the project's own guest kernel.
+    Kernel,
     /// Run all tests.
     Test,
     /// Measure beside the peers.
@@ -27,16 +32,18 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Build, "gcc", &["/usr/bin/cc"]),
     (Need::Build, "libc6-dev", &["/usr/lib/x86_64-linux-gnu/libc.a", "/usr/lib/aarch64-linux-gnu/libc.a"]),
     (Need::Build, "ca-certificates", &["/etc/ssl/certs/ca-certificates.crt"]),
-    (Need::Machine, "xz-utils", &["/usr/bin/xz"]),
-    (Need::Machine, "qemu-system-x86", &["/usr/bin/qemu-system-x86_64"]),
-    (Need::Machine, "qemu-system-common", &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]),
-    (Need::Machine, "erofs-utils", &["/usr/bin/mkfs.erofs"]),
-    (Need::Machine, "make", &["/usr/bin/make"]),
-    (Need::Machine, "bc", &["/usr/bin/bc"]),
-    (Need::Machine, "bison", &["/usr/bin/bison"]),
-    (Need::Machine, "flex", &["/usr/bin/flex"]),
-    (Need::Machine, "libelf-dev", &["/usr/include/libelf.h"]),
-    (Need::Machine, "linux-source-6.12", &["/usr/src/linux-source-6.12.tar.xz"]),
+    (Need::Hypervisor, "qemu-system-x86", &["/usr/bin/qemu-system-x86_64"]),
+    (Need::Hypervisor, "qemu-system-common", &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"]),
+    (Need::Hypervisor, "erofs-utils", &["/usr/bin/mkfs.erofs"]),
+    // Its file is named by its version. The testbed VM boots it, too.
+    (Need::Machine, "linux-image-cloud-amd64", &["/usr/share/doc/linux-image-cloud-amd64"]),
+    (Need::Kernel, "xz-utils", &["/usr/bin/xz"]),
+    (Need::Kernel, "make", &["/usr/bin/make"]),
+    (Need::Kernel, "bc", &["/usr/bin/bc"]),
+    (Need::Kernel, "bison", &["/usr/bin/bison"]),
+    (Need::Kernel, "flex", &["/usr/bin/flex"]),
+    (Need::Kernel, "libelf-dev", &["/usr/include/libelf.h"]),
+    (Need::Kernel, "linux-source-6.12", &["/usr/src/linux-source-6.12.tar.xz"]),
     (Need::Test, "buildah", &["/usr/bin/buildah"]),
     (Need::Test, "debootstrap", &["/usr/sbin/debootstrap"]),
     (Need::Test, "minisign", &["/usr/bin/minisign"]),
@@ -49,8 +56,6 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Test, "openssl", &["/usr/bin/openssl"]),
     (Need::Test, "iproute2", &["/sbin/ip"]),
     (Need::Test, "nftables", &["/usr/sbin/nft"]),
-    // The testbed VM boots this kernel, whose file is named by its version, and the host's systemd.
-    (Need::Test, "linux-image-cloud-amd64", &["/usr/share/doc/linux-image-cloud-amd64"]),
     (Need::Test, "e2fsprogs", &["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"]),
     (Need::Test, "systemd", &["/lib/systemd/systemd"]),
     (Need::Bench, "bubblewrap", &["/usr/bin/bwrap"]),
@@ -65,31 +70,31 @@ fn missing(need: Need) -> Vec<&'static str> {
     PACKAGES.iter().filter(|(from, _, files)| *from <= need && !there(files)).map(|(_, package, _)| *package).collect()
 }
 
-/// Makes sure that everything `need` asks for is installed.
+/// Makes sure that everything `need` asks for is installed. No package is ever removed for it.
 pub(crate) fn ensure(need: Need) -> Result<()> {
     let missing = missing(need);
     if missing.is_empty() {
         return Ok(());
     }
-    let install = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
-    eprintln!("xtask: Debian packages are missing: {}", missing.join(" "));
+    let list = missing.join(" ");
+    eprintln!("xtask: Debian packages are missing: {list}");
     if !rustix::process::geteuid().is_root() {
-        bail!("run this as root first: apt-get update && {install}");
+        bail!("run this as root first: apt-get update && apt-get install --no-install-recommends {list}");
     }
     if !Path::new("/usr/bin/apt-get").exists() {
-        bail!("this is not Debian; install what these Debian packages hold: {}", missing.join(" "));
+        bail!("this is not Debian; install what these Debian packages hold: {list}");
     }
-    must(apt().arg("update"))?;
-    must(apt().args(["install", "--yes", "--no-install-recommends"]).args(&missing))
-        .with_context(|| format!("install {}", missing.join(" ")))
-}
-
-fn apt() -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .args(["--quiet", "--quiet"])
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("RUNLEVEL", "1")
-        .stdin(std::process::Stdio::null());
-    command
+    apt::update()?;
+    if apt::removes(&missing)?.is_empty() {
+        return apt::install(&missing);
+    }
+    // Installed all at once they displace a package. Only qemu is known to, and has another way in.
+    let (of_qemu, others): (Vec<&str>, Vec<&str>) = missing.into_iter().partition(|name| qemu::PACKAGES.contains(name));
+    let removed = apt::removes(&others)?;
+    if !removed.is_empty() {
+        bail!("installing `{}` would remove `{}`, so nothing was installed", others.join(" "), removed.join(" "));
+    }
+    apt::install(&others)?;
+    let removed = apt::removes(&of_qemu)?;
+    if removed.is_empty() { apt::install(&of_qemu) } else { qemu::install_beside(&removed) }
 }
