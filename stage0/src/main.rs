@@ -28,6 +28,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    sys::notice_children();
     let (command, result) = match arguments() {
         Ok(arguments) => (Some(arguments.action.name()), run(&arguments)),
         Err((command, failure)) => (command, Err(failure.into())),

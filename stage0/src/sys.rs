@@ -20,6 +20,13 @@ pub(crate) fn give(command: &mut Command, fd: OwnedFd, number: RawFd) {
     unsafe { command.pre_exec(move || place(fd.as_fd(), number)) };
 }
 
+/// Sets SIGCHLD to its default, here and in what this process becomes: a caller that ignores it has the kernel reap children,
+/// so that no process in the chain could wait for one.
+pub(crate) fn notice_children() {
+    // SAFETY: SIG_DFL is no function of ours, and this program has no handler that could be lost.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Closes all fds from `first` on when the process executes another program.
 pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: with CLOSE_RANGE_CLOEXEC the call only sets a flag of fds and closes nothing that an owner here has.

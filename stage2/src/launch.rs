@@ -84,12 +84,13 @@ fn become_program(
     streams: &Streams,
     report: &OwnedFd,
 ) -> Result<Infallible, Failure> {
-    sys::reset_signals();
+    sys::reset_broken_pipe(); // PID 1 has reset all others.
     nix::sys::signal::SigSet::empty().thread_set_mask().context("unblock signals")?;
     // First of all, so that everything from here on is counted and limited.
     cgroup::join(cgroups)?;
     // No terminal of the caller's can be the controlling one (CVE-2017-5226).
     rustix::process::setsid().context("start a session")?;
+    // Modes of what is made for the app are exact.
     rustix::process::umask(Mode::empty());
     match place {
         Place::New(pod) => {
@@ -99,7 +100,7 @@ fn become_program(
             let who = confine::identity(&world.root, program)?;
             streams::connect(streams, &world.dev, &world.pts, who.uid, report)?;
             if program.app.notify {
-                notify::make(report)?;
+                notify::make(&world.dev, report)?;
             }
             confine::reset_umask();
             confine::execute(&world.root, Some(&world.proc), program, &who)

@@ -13,6 +13,7 @@ mod channel;
 mod confine;
 mod device;
 mod failure;
+mod files;
 pub mod guest;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;

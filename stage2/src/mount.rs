@@ -37,6 +37,12 @@ pub(crate) fn copy_of_path(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::mount::open_tree(rustix::fs::CWD, path, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
 }
 
+/// A detached copy of what is called `name` in a directory of ours, so that no link is in the way.
+pub(crate) fn copy_at(directory: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(directory, name, flags | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
+}
+
 /// A detached copy of what `fd` refers to, with the mounts below it.
 pub(crate) fn copy_of(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;

@@ -6,22 +6,26 @@
 use crate::launch;
 use anyhow::{Context, Result};
 use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Where the app finds it; below /dev, which is ours also when the root is read-only.
 pub(crate) const PATH: &str = "/dev/notify";
+const NAME: &str = "notify";
 /// Longest message that is looked at, as in systemd.
 const MESSAGE_BYTES_MAX: usize = 4096;
 /// Messages taken at once, so that an app that floods the socket does not keep PID 1 from its other work.
 const MESSAGES_AT_ONCE_MAX: usize = 16;
 
-/// In the app's process, when its root is `/` and the umask is 0, so that every user of the app may write.
-pub(crate) fn make(report: &OwnedFd) -> Result<()> {
+/// In the app's process, when its root is `/`. `dev` is the app's own /dev, in which nothing else of the app has run yet.
+pub(crate) fn make(dev: &OwnedFd, report: &OwnedFd) -> Result<()> {
     let make = || -> rustix::io::Result<OwnedFd> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(PATH)?)?;
+        // To send is to write, which every user of the app may.
+        rustix::fs::chmodat(dev, NAME, Mode::from_raw_mode(0o666), AtFlags::empty())?;
         Ok(socket)
     };
     let socket = make().with_context(|| format!("make the socket `{PATH}`"))?;

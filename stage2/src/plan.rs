@@ -87,13 +87,13 @@ fn check_target(target: &Path) -> Result<()> {
 }
 
 /// Whether a mount of `wanted` covers `path`, so that it is not ours to change.
-pub(crate) fn covers(wanted: &[Wanted<'_>], path: &str) -> bool {
-    wanted.iter().any(|mount| mount.target() == Path::new(path))
+pub(crate) fn covers(wanted: &[Wanted<'_>], path: &Path) -> bool {
+    wanted.iter().any(|mount| mount.target() == path)
 }
 
 /// Whether `path` lies below something that is mounted.
-pub(crate) fn lies_in(wanted: &[Wanted<'_>], path: &str) -> bool {
-    wanted.iter().any(|mount| Path::new(path).starts_with(mount.target()))
+pub(crate) fn lies_in(wanted: &[Wanted<'_>], path: &Path) -> bool {
+    wanted.iter().any(|mount| path.starts_with(mount.target()))
 }
 
 /// Whether something is mounted at `path` or below it.
@@ -127,9 +127,10 @@ mod tests {
         );
         let order: Vec<_> = wanted(&app).unwrap().iter().map(|mount| mount.target().display().to_string()).collect();
         assert_eq!(order, ["/a", "/z", "/a/b", "/a/b/c"]);
-        assert!(covers(&wanted(&app).unwrap(), "/a/b"));
-        assert!(!covers(&wanted(&app).unwrap(), "/a/b/d"));
-        assert!(lies_in(&wanted(&app).unwrap(), "/a/q/r") && !lies_in(&wanted(&app).unwrap(), "/ab"));
+        let covers = |path: &str| covers(&wanted(&app).unwrap(), Path::new(path));
+        let lies_in = |path: &str| lies_in(&wanted(&app).unwrap(), Path::new(path));
+        assert!(covers("/a/b") && !covers("/a/b/d"));
+        assert!(lies_in("/a/q/r") && !lies_in("/ab"));
         assert!(touches(&wanted(&app).unwrap(), "/a/b"));
         assert!(!touches(&wanted(&app).unwrap(), "/q"));
     }

@@ -2,15 +2,19 @@
 
 use crate::channel::Channel;
 use crate::supervise::{self, Supervisor};
-use crate::{device, proc};
+use crate::{device, proc, sys};
 use anyhow::{Context, Result, bail, ensure};
 use contract::channel::Command;
 use contract::pod::Pod;
 use rustix::fd::OwnedFd;
+use rustix::fs::Mode;
 use std::fs::File;
 
 /// Runs the pod that `pod_file` describes, under the commands that come by `channel`.
 pub(crate) fn run(pod_file: OwnedFd, channel: &Channel) -> Result<u8> {
+    // What the caller has of these is not the pod's, whatever stage1 lets through.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    sys::reset_signals();
     let pod: Pod = contract::json::read(File::from(pod_file)).context("read pod.json")?;
     // Apps that may trace others must not find PID 1 among them: it has all capabilities of the pod.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)

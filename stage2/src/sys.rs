@@ -110,16 +110,28 @@ pub(crate) fn set_limit(resource: u8, soft: u64, hard: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the disposition of one signal to its default.
+/// The highest signal number of Linux.
+const SIGNAL_MAX: i32 = 64;
+
+/// Sets the disposition of one signal to its default, by the kernel's own call: the C library keeps two numbers for itself.
 fn reset_signal(signal: i32) {
-    // SAFETY: SIG_DFL is no function of ours, and no handler of this process is needed any more.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's struct sigaction: SIG_DFL is 0, and there are no flags, no restorer and no mask.
+    let default = [0u64; 4];
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the kernel reads `default`, which is as long as its structure, and writes nothing; no handler is installed.
+    let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, size_of::<u64>()) };
+    let _ = result; // SIGKILL and SIGSTOP cannot be changed and need not be.
 }
 
-/// Sets the classic signals to their defaults: execve keeps ignored ones ignored, and the runtime of Rust ignores SIGPIPE. Nobody
-/// ignores real-time ones, and each would be a system call.
+/// Sets all signals to their defaults: execve keeps ignored ones ignored, and with an ignored SIGCHLD no child can be waited for.
+/// SIGPIPE stays ignored here, as the runtime of Rust wants it.
 pub(crate) fn reset_signals() {
-    (1..32).for_each(reset_signal); // Those that cannot be changed stay as they are.
+    (1..=SIGNAL_MAX).filter(|signal| *signal != libc::SIGPIPE).for_each(reset_signal);
+}
+
+/// Sets SIGPIPE to its default, for a child that becomes another program.
+pub(crate) fn reset_broken_pipe() {
+    reset_signal(libc::SIGPIPE);
 }
 
 /// Installs a system call filter for this thread and all that it becomes.

@@ -8,7 +8,7 @@ use crate::mount::{self, INERT, Parameter};
 use crate::plan::{self, Wanted};
 use crate::populate;
 use crate::root::{Root, is_directory};
-use crate::{cgroup, device};
+use crate::{cgroup, device, files};
 use anyhow::{Context, Result};
 use contract::pod::{App, Network, Pod};
 use contract::stage2::{APPS, ROOTFS, SYS, VOLUMES};
@@ -17,9 +17,6 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 use std::path::{Path, PathBuf};
-
-/// Where stage2 keeps the files that it binds into apps: below the pod root, so no app sees the directory itself.
-const FILES: &str = "/files";
 
 /// What later steps need of the app's world.
 pub(crate) struct World {
@@ -46,7 +43,7 @@ pub(crate) fn build(pod: &Pod, app: &App) -> Result<World> {
         let at = || format!("mount `{}`", mount.target().display());
         attach_wanted(&root, mount).with_context(at)?;
     }
-    files(&root, pod, app, &wanted)?;
+    files::put(&root, pod, app, &wanted)?;
     for path in &app.read_only_paths {
         // All of /sys is read-only already, unless the user mounted something there.
         if !path.starts_with(SYS) || plan::touches(&wanted, SYS) {
@@ -115,40 +112,8 @@ fn attach_wanted(root: &Root, wanted: &Wanted<'_>) -> Result<()> {
     Ok(())
 }
 
-/// /etc/hostname, /etc/hosts and /etc/resolv.conf: each app has copies of its own, bound over whatever the image has.
-fn files(root: &Root, pod: &Pod, app: &App, wanted: &[Wanted<'_>]) -> Result<()> {
-    let hostname = format!("{}\n", pod.hostname);
-    let contents = [
-        ("hostname", Some(hostname.as_str())),
-        ("hosts", pod.hosts.as_deref()),
-        ("resolv.conf", pod.resolv_conf.as_deref()),
-    ];
-    let directory = PathBuf::from(FILES).join(&app.name);
-    for path in [Path::new(FILES), &directory] {
-        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error).with_context(|| format!("make `{}` in the pod root", path.display())),
-        }
-    }
-    for (name, content) in contents {
-        let (target, source) = (format!("/etc/{name}"), directory.join(name));
-        let Some(content) = content.filter(|_| !plan::covers(wanted, &target)) else { continue };
-        // Inside a volume nothing is made: it may be a directory of the host.
-        if plan::lies_in(wanted, &target) && existing(root, Path::new(&target))?.is_none() {
-            continue;
-        }
-        let bind = || -> Result<()> {
-            let target = root.make_file(Path::new(&target))?;
-            std::fs::write(&source, content)?;
-            Ok(mount::attach(mount::copy_of_path(&source)?.as_fd(), target.as_fd())?)
-        };
-        bind().with_context(|| format!("put `{target}` in place"))?;
-    }
-    Ok(())
-}
-
-/// Opens what is to be hidden or made read-only; `None` if it is not there.
-fn existing(root: &Root, path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
+/// Opens what is to be hidden, covered or made read-only; `None` if it is not there.
+pub(crate) fn existing(root: &Root, path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
     match root.at(path, OFlags::PATH) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),

@@ -5,6 +5,7 @@
 //! behind is a failure of that test. Nothing here links the code under test except the contract's types.
 
 mod apps;
+pub mod caller;
 pub mod confined;
 mod fixture;
 pub mod image;

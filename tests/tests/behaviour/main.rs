@@ -8,6 +8,7 @@ mod bad_input;
 mod confinement;
 mod demo;
 mod environment;
+mod files;
 mod first_process;
 mod hostile;
 mod lies;

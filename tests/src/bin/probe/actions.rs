@@ -72,6 +72,7 @@ fn file(words: &[&str]) -> Result<()> {
             );
             println!("{word}");
         }
+        ["file-fill", path] => println!("{}", fill(Path::new(path))?),
         ["file-exists", path] => println!("{}", fs::symlink_metadata(path).is_ok()),
         ["file-link", path, target] => std::os::unix::fs::symlink(target, path)?,
         ["file-remove", path] => fs::remove_file(path)?,
@@ -91,6 +92,18 @@ fn file(words: &[&str]) -> Result<()> {
         _ => bail!("no such action"),
     }
     Ok(())
+}
+
+/// Appends until that fails, and says why, and what came in.
+fn fill(path: &Path) -> Result<String> {
+    let mut file = fs::OpenOptions::new().append(true).open(path)?;
+    for kib in 0.. {
+        if let Err(error) = file.write_all(&[b'#'; 1024]) {
+            let word = error.raw_os_error().map(crate::syscalls::errno_name).unwrap_or_default();
+            return Ok(format!("{word} after KiB {kib}"));
+        }
+    }
+    bail!("there is no end")
 }
 
 fn wait_until(condition: impl Fn() -> bool) -> Result<()> {
@@ -130,6 +143,10 @@ fn process(words: &[&str]) -> Result<Option<u8>> {
         }
         ["process-fork", count] => println!("forked {}", fork_sleepers(count.parse()?)?),
         ["process-orphan", seconds] => orphan(Duration::from_secs_f64(seconds.parse()?))?,
+        ["process-umask"] => {
+            let mask = crate::kernel::status().get("Umask").cloned().unwrap_or_default();
+            println!("{mask}");
+        }
         ["process-count"] => println!("{}", processes()?),
         ["process-await-count", count] => {
             let count: usize = count.parse()?;

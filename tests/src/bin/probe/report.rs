@@ -31,6 +31,8 @@ pub(crate) fn report() -> Result<Value> {
         "gid": numbers("Gid"),
         "groups": numbers("Groups"),
         "umask": field("Umask"),
+        "signals_blocked": field("SigBlk"),
+        "signals_ignored": field("SigIgn"),
         "capabilities": sets.collect::<Map<_, _>>(),
         "no_new_privileges": sys::no_new_privileges(),
         "seccomp_mode": field("Seccomp"),
