@@ -170,6 +170,21 @@ fn dependencies_are_used() {
     assert_none("dependencies that no source file names", &unused);
 }
 
+/// The names below `[workspace.dependencies]`.
+fn offered(manifest: &str) -> Vec<String> {
+    let section = manifest.lines().skip_while(|line| *line != "[workspace.dependencies]").skip(1);
+    let lines = section.take_while(|line| !line.starts_with('[')).filter(|line| line.contains('='));
+    lines.map(|line| line.split(['=', ' ']).next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn workspace_dependencies_have_a_user() {
+    let all = files();
+    let used: BTreeSet<String> = manifests().iter().flat_map(|(_, path)| dependencies(&all[path])).collect();
+    let unused: Vec<String> = offered(&all["Cargo.toml"]).into_iter().filter(|name| !used.contains(name)).collect();
+    assert_none("workspace dependencies that no member names", &unused);
+}
+
 #[test]
 fn files_are_short() {
     let long = rust_files().into_iter().map(|(path, text)| (path, text.lines().count()));
@@ -285,4 +300,7 @@ fn the_rules_see_what_they_look_for() {
     assert_eq!(functions(text), [(1, "short".to_owned(), 3), (6, "long".to_owned(), 5)]);
     let manifest = "[package]\nname = \"x\"\n[dependencies]\ncontract.workspace = true\nnix = { a = 1 }\n[lints]\nworkspace = true\n";
     assert_eq!(dependencies(manifest), ["contract", "nix"]);
+    let workspace =
+        "[workspace]\na = 1\n[workspace.dependencies]\nx = \"1\"\ny = { path = \"z\" }\n\n[profile.dev]\nw = 1\n";
+    assert_eq!(offered(workspace), ["x", "y"]);
 }

@@ -1,10 +1,13 @@
 //! Manifests and indexes of the OCI image specification, and of Docker's schema 2.
 //!
 //! A document is either a manifest or an index, by its own words and by those of whoever points at it; one that could be
-//! read as both is refused (CVE-2021-41190).
+//! read as both is refused (CVE-2021-41190). What is read passes the specification's own types (`oci/spec.rs`).
+
+mod spec;
 
 use crate::compression::Compression;
 use crate::digest::Digest;
+use oci_spec::image::{ImageIndex, ImageManifest, MediaType};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -166,13 +169,13 @@ impl Document {
             return Err(invalid(format!("says it is `{own}` where `{declared}` was promised")));
         }
         if is_index {
-            let index: Index = serde_json::from_slice(bytes)?;
+            let index = Index::try_from(serde_json::from_slice::<ImageIndex>(bytes)?)?;
             if index.manifests.len() > MANIFESTS_MAX {
                 return Err(invalid(format!("lists more than {MANIFESTS_MAX} manifests")));
             }
             return Ok(Self::Index(index));
         }
-        let manifest: Manifest = serde_json::from_slice(bytes)?;
+        let manifest = Manifest::try_from(serde_json::from_slice::<ImageManifest>(bytes)?)?;
         if manifest.layers.len() > crate::config::LAYERS_MAX {
             return Err(invalid(format!("has more than {} layers", crate::config::LAYERS_MAX)));
         }
@@ -194,19 +197,21 @@ impl Descriptor {
 
     /// How the layer it points at is compressed; an error if it points at no layer.
     pub fn layer_compression(&self) -> Result<Compression, ManifestError> {
-        match self.media_type.as_str() {
-            LAYER
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar"
-            | "application/vnd.docker.image.rootfs.diff.tar" => Ok(Compression::None),
-            "application/vnd.oci.image.layer.v1.tar+gzip"
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-            | "application/vnd.docker.image.rootfs.diff.tar.gzip"
-            | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Ok(Compression::Gzip),
-            "application/vnd.oci.image.layer.v1.tar+zstd"
-            | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
-            | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Compression::Zstd),
-            other => Err(invalid(format!("has a layer of the unknown type `{}`", other.escape_default()))),
-        }
+        let docker = |name: &str| match name {
+            "application/vnd.docker.image.rootfs.diff.tar" => Some(Compression::None),
+            "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Some(Compression::Gzip),
+            "application/vnd.docker.image.rootfs.diff.tar.zstd" => Some(Compression::Zstd),
+            _ => None,
+        };
+        let known = match MediaType::from(self.media_type.as_str()) {
+            MediaType::ImageLayer | MediaType::ImageLayerNonDistributable => Some(Compression::None),
+            MediaType::ImageLayerGzip | MediaType::ImageLayerNonDistributableGzip => Some(Compression::Gzip),
+            MediaType::ImageLayerZstd | MediaType::ImageLayerNonDistributableZstd => Some(Compression::Zstd),
+            MediaType::Other(name) => docker(&name),
+            _ => None,
+        };
+        known.ok_or_else(|| invalid(format!("has a layer of the unknown type `{}`", self.media_type.escape_default())))
     }
 
     /// The tag of an index entry.

@@ -5,7 +5,7 @@
 //! for their platform; `pod` takes the one of the native artifact type.
 
 use super::{Images, Insecure, ObtainError};
-use crate::config::{App, ImageConfig, Layer, Protocol};
+use crate::config::{App, ImageConfig, Port, Protocol};
 use crate::digest::Digest;
 use crate::name::Version;
 use crate::oci::{self, Descriptor, Index, Manifest, Platform};
@@ -13,7 +13,7 @@ use crate::reference::NameReference;
 use crate::registry::{NATIVE_TYPE, Registry, RegistryError, Repository};
 use crate::source::parse_native;
 use crate::store::StoredImage;
-use serde_json::{Map, Value, json};
+use oci_spec::image as spec;
 use std::fs::File;
 use std::io::Cursor;
 
@@ -98,60 +98,75 @@ fn oci_manifest(native: &Manifest, config: &[u8]) -> Vec<u8> {
 
 /// The configuration in the words of the OCI image specification, as far as it has them.
 fn oci_config(config: &ImageConfig) -> Vec<u8> {
-    let diff_ids: Vec<Digest> = config.layers.iter().map(Layer::diff_id).collect();
-    let mut document = json!({
-        "architecture": config.architecture,
-        "os": config.os,
-        "rootfs": { "type": "layers", "diff_ids": diff_ids },
-    });
-    let mut execution = config.app.as_ref().map_or_else(Map::new, execution);
+    let layers: Vec<String> = config.layers.iter().map(|layer| layer.diff_id().to_string()).collect();
+    let mut execution = config.app.as_ref().map_or_else(spec::Config::default, execution);
     if !config.labels.is_empty() {
-        execution.insert("Labels".to_owned(), json!(config.labels));
+        execution.set_labels(Some(config.labels.clone().into_iter().collect()));
     }
-    document["config"] = Value::Object(execution);
-    if let Some(created) = &config.created {
-        document["created"] = json!(created);
-    }
-    serde_json::to_vec(&document).expect("strings and numbers always serialise")
+    let mut document = spec::ImageConfiguration::default();
+    document
+        .set_architecture(config.architecture.as_str().into())
+        .set_os(config.os.as_str().into())
+        .set_created(config.created.clone())
+        .set_config(Some(execution))
+        .set_rootfs(
+            spec::RootFsBuilder::default().typ("layers").diff_ids(layers).build().expect("no field is missing"),
+        );
+    // By way of a value, whose maps are sorted: the specification's own have no order, and the digest must not change.
+    let sorted = serde_json::to_value(&document).expect("strings and numbers always serialise");
+    serde_json::to_vec(&sorted).expect("a value always serialises")
 }
 
-fn execution(app: &App) -> Map<String, Value> {
+fn execution(app: &App) -> spec::Config {
     let user = match &app.group {
         Some(group) => format!("{}:{group}", app.user),
         None => app.user.clone(),
     };
-    let environment: Vec<String> = app.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let environment = app.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let entrypoint_end = app.default_arguments_at.unwrap_or(app.exec.len()).min(app.exec.len());
     let (entrypoint, arguments) = app.exec.split_at(entrypoint_end);
-    let mut ports = Map::new();
-    for port in &app.ports {
-        let protocol = match port.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        };
-        for number in port.port..=port.port.saturating_add(port.count - 1) {
-            ports.insert(format!("{number}/{protocol}"), json!({}));
-        }
-    }
-    let volumes: Map<String, Value> = app.mount_points.iter().map(|point| (point.path.clone(), json!({}))).collect();
-    let fields = [
-        ("User", json!(user), true),
-        ("WorkingDir", json!(app.working_directory), true),
-        ("Env", json!(environment), !environment.is_empty()),
-        ("Entrypoint", json!(entrypoint), !entrypoint.is_empty()),
-        ("Cmd", json!(arguments), !arguments.is_empty()),
-        ("StopSignal", json!(app.stop_signal), app.stop_signal.is_some()),
-        ("ExposedPorts", Value::Object(ports.clone()), !ports.is_empty()),
-        ("Volumes", Value::Object(volumes.clone()), !volumes.is_empty()),
-    ];
-    fields.into_iter().filter(|(_, _, present)| *present).map(|(name, value, _)| (name.to_owned(), value)).collect()
+    let present = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
+    let mut config = spec::Config::default();
+    config
+        .set_user(Some(user))
+        .set_working_dir(Some(app.working_directory.clone()))
+        .set_env(present(environment))
+        .set_entrypoint(present(entrypoint.to_vec()))
+        .set_cmd(present(arguments.to_vec()))
+        .set_stop_signal(app.stop_signal.clone())
+        .set_exposed_ports(present(app.ports.iter().flat_map(exposed).collect()))
+        .set_volumes(present(app.mount_points.iter().map(|point| point.path.clone()).collect()));
+    config
+}
+
+/// `80/tcp`, one for each port of a range.
+fn exposed(port: &Port) -> impl Iterator<Item = String> {
+    let protocol = match port.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    };
+    (port.port..=port.port.saturating_add(port.count - 1)).map(move |number| format!("{number}/{protocol}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::{describe, docker_config};
+    use serde_json::json;
+
+    #[test]
+    fn the_configuration_has_one_form() {
+        let labels: serde_json::Map<_, _> = (0..40).map(|n| (format!("label-{n}"), json!("x"))).collect();
+        let ports: serde_json::Map<_, _> = (1..40).map(|n| (format!("{n}/tcp"), json!({}))).collect();
+        let text = json!({
+            "os": "linux", "architecture": "amd64", "config": { "Labels": labels, "ExposedPorts": ports },
+            "rootfs": {"type": "layers", "diff_ids": []},
+        });
+        let (description, _) = docker_config::parse(text.to_string().as_bytes()).expect("a good configuration");
+        let config = describe(description, crate::name::ImageName::parse("a").expect("name"), None, &[]);
+        assert_eq!(oci_config(&config), oci_config(&config.clone()));
+    }
 
     #[test]
     fn the_configuration_survives_the_words_of_oci() {

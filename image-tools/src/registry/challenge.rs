@@ -1,5 +1,7 @@
 //! `WWW-Authenticate` (RFC 9110, 11.6.1): what a registry wants to see before it answers.
 
+use http_auth::ChallengeRef;
+
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
@@ -17,57 +19,26 @@ pub(super) enum Challenge {
 }
 
 impl Challenge {
-    /// The first challenge of a kind that is known.
+    /// The first challenge of a kind that is known. One header can hold several (RFC 9110, 11.6.1).
     pub(super) fn parse(header: &str) -> Option<Self> {
-        let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
-        if scheme.eq_ignore_ascii_case("basic") {
+        // A header that breaks the grammar asks for nothing that could be answered.
+        let challenges = http_auth::parse_challenges(header).ok()?;
+        challenges.iter().find_map(Self::of)
+    }
+
+    fn of(challenge: &ChallengeRef<'_>) -> Option<Self> {
+        if challenge.scheme.eq_ignore_ascii_case("basic") {
             return Some(Self::Basic);
         }
-        if !scheme.eq_ignore_ascii_case("bearer") {
+        if !challenge.scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
-        let (mut realm, mut service, mut scope) = (None, None, None);
-        for (key, value) in parameters(rest) {
-            let place = match key.to_ascii_lowercase().as_str() {
-                "realm" => &mut realm,
-                "service" => &mut service,
-                "scope" => &mut scope,
-                _ => continue,
-            };
-            *place = Some(value);
-        }
-        Some(Self::Bearer { realm: realm?, service, scope })
-    }
-}
-
-/// `key="value", key=value`; a comma inside quotes is part of the value.
-fn parameters(mut rest: &str) -> Vec<(&str, String)> {
-    let mut found = Vec::new();
-    while let Some((key, after)) = rest.split_once('=') {
-        let (value, next) = match after.strip_prefix('"') {
-            Some(quoted) => quoted_value(quoted),
-            None => {
-                let (value, next) = after.split_once(',').unwrap_or((after, ""));
-                (value.trim().to_owned(), next)
-            }
+        let parameter = |name: &str| {
+            let mut parameters = challenge.params.iter();
+            parameters.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_unescaped())
         };
-        found.push((key.trim().trim_start_matches(',').trim(), value));
-        rest = next.trim_start().trim_start_matches(',').trim_start();
+        Some(Self::Bearer { realm: parameter("realm")?, service: parameter("service"), scope: parameter("scope") })
     }
-    found
-}
-
-fn quoted_value(text: &str) -> (String, &str) {
-    let mut value = String::new();
-    let mut characters = text.char_indices();
-    while let Some((index, character)) = characters.next() {
-        match character {
-            '"' => return (value, &text[index + 1..]),
-            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
-            _ => value.push(character),
-        }
-    }
-    (value, "")
 }
 
 #[cfg(test)]
@@ -90,8 +61,12 @@ mod tests {
                 "Bearer realm=\"https://a/t\",service=\"s\",scope=\"repository:a:pull,push\"",
                 bearer("https://a/t", Some("s"), Some("repository:a:pull,push")),
             ),
-            ("Bearer scope=x, realm=https://a/t", bearer("https://a/t", None, Some("x"))),
-            ("Bearer realm=\"a\\\"b", bearer("a\"b", None, None)),
+            ("Bearer scope=x, realm=\"https://a/t\"", bearer("https://a/t", None, Some("x"))),
+            ("Bearer realm=\"a\\\"b\"", bearer("a\"b", None, None)),
+            // Two challenges in one line.
+            ("Digest realm=\"x\", nonce=\"y\", Bearer realm=\"https://a/t\"", bearer("https://a/t", None, None)),
+            ("Negotiate, Basic realm=\"x\"", Some(Challenge::Basic)),
+            ("Bearer realm=\"no end", None),
             ("Bearer", None),
             ("Digest realm=\"x\"", None),
             ("", None),
