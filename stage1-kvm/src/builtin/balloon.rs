@@ -1,14 +1,15 @@
 //! virtio-balloon (virtio 1.2, 5.5) for free page reporting alone: the guest names pages that it does not use, and the host takes
 //! their memory back. The balloon itself stays empty; nobody squeezes a guest here.
 
-use super::device::{Active, Device};
+use super::device::{ActivatedQueues, Device, read_space, refuse};
 use super::memory::Memory;
-use super::mmio::{read_space, refuse};
 use super::sys;
 use anyhow::Result;
+use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-const REPORTING: u64 = 1 << 5;
+/// `linux/virtio_balloon.h`
+const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
 const REPORTING_QUEUE: usize = 2;
 /// Memory comes back in whole pages.
 const PAGE_BYTES: u64 = 4096;
@@ -30,11 +31,11 @@ fn release(memory: &Memory, address: GuestAddress, length: u32) -> Result<()> {
 
 impl Device for Balloon {
     fn kind(&self) -> u32 {
-        5
+        VIRTIO_ID_BALLOON
     }
 
     fn features(&self) -> u64 {
-        REPORTING
+        1 << VIRTIO_BALLOON_F_REPORTING
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -45,7 +46,7 @@ impl Device for Balloon {
         read_space(&[0; 8], offset, data);
     }
 
-    fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()> {
+    fn notified(&mut self, queue: usize, active: &mut ActivatedQueues<'_>) -> Result<()> {
         while let Some(chain) = active.next(queue)? {
             let head = chain.head_index();
             if queue == REPORTING_QUEUE {

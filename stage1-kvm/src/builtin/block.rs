@@ -1,33 +1,27 @@
 //! virtio-blk (virtio 1.2, 5.2) on a raw file: the format is never guessed, and nothing in the content can name another file.
 //! A read-only disk's file is opened so, whatever the guest believes.
 
-use super::device::{Active, Device};
+use super::device::{ActivatedQueues, Device, read_space, refuse};
 use super::memory::Memory;
-use super::mmio::{read_space, refuse};
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use virtio_bindings::virtio_blk::*;
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::DescriptorChain;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
-const READ_ONLY: u64 = 1 << 5;
-const FLUSH: u64 = 1 << 9;
-const SEGMENTS: u64 = 1 << 2;
 const SECTOR_BYTES: u64 = 512;
 const HEADER_BYTES: u32 = 16;
-const SERIAL_BYTES: usize = 20;
+const SERIAL_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
 /// Data segments in one request: the queue's size less header and status.
 const SEGMENTS_MAX: u32 = 126;
 
-const TYPE_IN: u32 = 0;
-const TYPE_OUT: u32 = 1;
-const TYPE_FLUSH: u32 = 4;
-const TYPE_ID: u32 = 8;
-
-const STATUS_OK: u8 = 0;
-const STATUS_ERROR: u8 = 1;
-const STATUS_UNSUPPORTED: u8 = 2;
+/// The status at the end of a request is one byte.
+const S_OK: u8 = VIRTIO_BLK_S_OK as u8;
+const S_IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
+const S_UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 
 /// The device.
 #[derive(Debug)]
@@ -59,16 +53,16 @@ impl Block {
     /// Carries a request out: its status, and how many bytes were written to the driver's buffers.
     fn execute(&mut self, request: &Request, memory: &Memory) -> (u8, u32) {
         let result = match request.kind {
-            TYPE_IN => self.transfer(request, memory, true),
-            TYPE_OUT if self.read_only => return (STATUS_ERROR, 0),
-            TYPE_OUT => self.transfer(request, memory, false),
-            TYPE_FLUSH => self.file.sync_data().map(|()| 0).map_err(Into::into),
-            TYPE_ID => self.identify(request, memory),
-            _ => return (STATUS_UNSUPPORTED, 0),
+            VIRTIO_BLK_T_IN => self.transfer(request, memory, true),
+            VIRTIO_BLK_T_OUT if self.read_only => return (S_IOERR, 0),
+            VIRTIO_BLK_T_OUT => self.transfer(request, memory, false),
+            VIRTIO_BLK_T_FLUSH => self.file.sync_data().map(|()| 0).map_err(Into::into),
+            VIRTIO_BLK_T_GET_ID => self.identify(request, memory),
+            _ => return (S_UNSUPP, 0),
         };
         match result {
-            Ok(written) => (STATUS_OK, written),
-            Err(_) => (STATUS_ERROR, 0), // The guest sees an I/O error, as from a bad disk.
+            Ok(written) => (S_OK, written),
+            Err(_) => (S_IOERR, 0), // The guest sees an I/O error, as from a bad disk.
         }
     }
 
@@ -128,11 +122,11 @@ fn parse(chain: DescriptorChain<&Memory>, memory: &Memory) -> Result<Request> {
 
 impl Device for Block {
     fn kind(&self) -> u32 {
-        2
+        VIRTIO_ID_BLOCK
     }
 
     fn features(&self) -> u64 {
-        SEGMENTS | FLUSH | if self.read_only { READ_ONLY } else { 0 }
+        1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH | if self.read_only { 1 << VIRTIO_BLK_F_RO } else { 0 }
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -145,7 +139,7 @@ impl Device for Block {
         read_space(&config, offset, data);
     }
 
-    fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()> {
+    fn notified(&mut self, queue: usize, active: &mut ActivatedQueues<'_>) -> Result<()> {
         while let Some(chain) = active.next(queue)? {
             let head = chain.head_index();
             let request = parse(chain, active.memory)?;

@@ -2,28 +2,29 @@
 //! reads frames from the other end of a socket; here they are bytes. What the guest sends and the supervisor does not take stays
 //! in the guest's ring, so a flood fills no memory of the host.
 
-use super::device::{Active, Device};
-use super::mmio::{read_space, refuse};
+use super::device::{ActivatedQueues, Device, read_space, refuse};
 use anyhow::{Context, Result};
 use contract::guest::CHANNEL_PORT;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use virtio_queue::{Reader, Writer};
 
-const MULTIPORT: u64 = 1 << 1;
+/// `linux/virtio_console.h`
+const VIRTIO_CONSOLE_F_MULTIPORT: u32 = 1;
 /// Queues: of port 0, then of control.
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const CONTROL_RECEIVE: usize = 2;
 const CONTROL_TRANSMIT: usize = 3;
 
-const DEVICE_READY: u16 = 0;
-const DEVICE_ADD: u16 = 1;
-const PORT_READY: u16 = 3;
-const PORT_OPEN: u16 = 6;
-const PORT_NAME: u16 = 7;
+const VIRTIO_CONSOLE_DEVICE_READY: u16 = 0;
+const VIRTIO_CONSOLE_PORT_ADD: u16 = 1;
+const VIRTIO_CONSOLE_PORT_READY: u16 = 3;
+const VIRTIO_CONSOLE_PORT_OPEN: u16 = 6;
+const VIRTIO_CONSOLE_PORT_NAME: u16 = 7;
 
 /// A driver that asks more often than it takes answers gets no more.
 const ANSWERS_MAX: usize = 16;
@@ -50,7 +51,7 @@ impl Console {
     }
 
     /// Sends what waits, then takes more from the driver as long as all of it goes out.
-    fn transmit(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn transmit(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         while self.flush()? {
             let Some(chain) = active.next(TRANSMIT)? else { return Ok(()) };
             let head = chain.head_index();
@@ -80,7 +81,7 @@ impl Console {
     }
 
     /// Fills the driver's buffers with what the stream has.
-    fn receive(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn receive(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         if !self.open {
             return Ok(());
         }
@@ -113,7 +114,7 @@ impl Console {
     }
 
     /// What the driver says about the device and its port.
-    fn control(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn control(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         while let Some(chain) = active.next(CONTROL_TRANSMIT)? {
             let head = chain.head_index();
             let mut message = [0; 8];
@@ -123,12 +124,12 @@ impl Console {
             let [.., event_low, event_high, value_low, value_high] = message;
             let value = u16::from_le_bytes([value_low, value_high]);
             match (u16::from_le_bytes([event_low, event_high]), value) {
-                (DEVICE_READY, 1) => self.answer(DEVICE_ADD, 1, b""),
-                (PORT_READY, 1) => {
-                    self.answer(PORT_NAME, 1, CHANNEL_PORT.as_bytes());
-                    self.answer(PORT_OPEN, 1, b"");
+                (VIRTIO_CONSOLE_DEVICE_READY, 1) => self.answer(VIRTIO_CONSOLE_PORT_ADD, 1, b""),
+                (VIRTIO_CONSOLE_PORT_READY, 1) => {
+                    self.answer(VIRTIO_CONSOLE_PORT_NAME, 1, CHANNEL_PORT.as_bytes());
+                    self.answer(VIRTIO_CONSOLE_PORT_OPEN, 1, b"");
                 }
-                (PORT_OPEN, value) => self.open = value == 1,
+                (VIRTIO_CONSOLE_PORT_OPEN, value) => self.open = value == 1,
                 _ => {}
             }
         }
@@ -144,7 +145,7 @@ impl Console {
         }
     }
 
-    fn send_answers(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn send_answers(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         while let Some(answer) = self.answers.front() {
             let Some(chain) = active.next(CONTROL_RECEIVE)? else { return Ok(()) };
             let head = chain.head_index();
@@ -159,11 +160,11 @@ impl Console {
 
 impl Device for Console {
     fn kind(&self) -> u32 {
-        3
+        VIRTIO_ID_CONSOLE
     }
 
     fn features(&self) -> u64 {
-        MULTIPORT
+        1 << VIRTIO_CONSOLE_F_MULTIPORT
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -180,7 +181,7 @@ impl Device for Console {
         self.open = false;
     }
 
-    fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()> {
+    fn notified(&mut self, queue: usize, active: &mut ActivatedQueues<'_>) -> Result<()> {
         match queue {
             RECEIVE => self.receive(active),
             TRANSMIT => self.transmit(active),
@@ -193,7 +194,7 @@ impl Device for Console {
         Some(self.stream.as_fd())
     }
 
-    fn host_ready(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn host_ready(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         if active.is_ready(TRANSMIT) {
             self.transmit(active)?;
         }

@@ -2,8 +2,7 @@
 //! them with nothing but memory.
 
 use super::memory::Memory;
-use super::mmio::refuse;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::os::fd::BorrowedFd;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress};
@@ -13,7 +12,7 @@ use vm_memory::{Address, Bytes, GuestAddress};
 pub(super) const CHAINS_MAX: u16 = 256;
 
 /// Guest memory and queues of a device that the driver has set up; the geometry does not change any more.
-pub(super) struct Active<'a> {
+pub(super) struct ActivatedQueues<'a> {
     /// Guest memory.
     pub(super) memory: &'a Memory,
     /// In the device's order.
@@ -40,24 +39,24 @@ pub(super) trait Device: Send {
     /// Writes the configuration space; most devices have nothing to write.
     fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
     /// The driver accepted these features and set DRIVER_OK.
-    fn activate(&mut self, _features: u64, _active: &mut Active<'_>) -> Result<()> {
+    fn activate(&mut self, _features: u64, _active: &mut ActivatedQueues<'_>) -> Result<()> {
         Ok(())
     }
     /// The driver reset the device.
     fn reset(&mut self) {}
     /// The driver says that this queue has buffers.
-    fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()>;
+    fn notified(&mut self, queue: usize, active: &mut ActivatedQueues<'_>) -> Result<()>;
     /// An fd of the host to watch for input and, when asked, for output.
     fn host_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
     /// The fd is ready.
-    fn host_ready(&mut self, _active: &mut Active<'_>) -> Result<()> {
+    fn host_ready(&mut self, _active: &mut ActivatedQueues<'_>) -> Result<()> {
         Ok(())
     }
 }
 
-impl<'a> Active<'a> {
+impl<'a> ActivatedQueues<'a> {
     /// The next chain of a queue. A ring whose index jumped further than the ring is long is an error, and so is a chain that
     /// does not come to an end: one with a loop, with a link out of its table, with more than 4 GiB, or with an indirect table
     /// inside another. A driver may still change what was checked; what keeps devices within the guest's memory is that every
@@ -108,4 +107,16 @@ impl<'a> Active<'a> {
         }
         self.give_back(queue, *head, *written)
     }
+}
+
+/// Copies what the configuration space `config` has at `offset` into `data`.
+pub(super) fn read_space(config: &[u8], offset: usize, data: &mut [u8]) {
+    let part = config.get(offset..).unwrap_or_default();
+    let length = part.len().min(data.len());
+    data[..length].copy_from_slice(&part[..length]);
+}
+
+/// The error of a device for a request that breaks the rules.
+pub(super) fn refuse<T>() -> Result<T> {
+    bail!("the driver broke the rules of this device")
 }

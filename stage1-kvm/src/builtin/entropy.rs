@@ -1,9 +1,10 @@
 //! virtio-rng (virtio 1.2, 5.4): random bytes of the host's kernel, so that a guest has entropy from its first moment.
 
-use super::device::{Active, Device};
+use super::device::{ActivatedQueues, Device};
 use anyhow::Result;
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::io::Write;
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_queue::Writer;
 
 /// One answer; a driver that asks for more asks again.
@@ -15,7 +16,7 @@ pub(super) struct Entropy;
 
 impl Device for Entropy {
     fn kind(&self) -> u32 {
-        4
+        VIRTIO_ID_RNG
     }
 
     fn features(&self) -> u64 {
@@ -28,7 +29,7 @@ impl Device for Entropy {
 
     fn read_config(&self, _offset: usize, _data: &mut [u8]) {}
 
-    fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()> {
+    fn notified(&mut self, queue: usize, active: &mut ActivatedQueues<'_>) -> Result<()> {
         let mut bytes = [0; ANSWER_BYTES_MAX];
         while let Some(chain) = active.next(queue)? {
             let head = chain.head_index();

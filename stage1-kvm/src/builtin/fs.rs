@@ -1,21 +1,20 @@
 //! virtio-fs (virtio 1.2, 5.11), served by a virtiofsd over vhost-user: requests go from the guest's rings to that process, which
-//! maps the guest's memory itself. Here are only the configuration, the geometry of the queues and two kinds of bell.
+//! maps the guest's memory itself. Here are only the configuration, the geometry of the queues and the eventfds between driver and virtiofsd.
 
-use super::device::{Active, Device};
+use super::device::{ActivatedQueues, Device, read_space, refuse};
 use super::memory::Memory;
-use super::mmio::{read_space, refuse};
 use anyhow::{Context, Result, ensure};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
-const VERSION_1: u64 = 1 << 32;
-const INDIRECT: u64 = 1 << 28;
-const EVENT_INDEX: u64 = 1 << 29;
 const TAG_BYTES: usize = 36;
 /// High-priority requests, and the others.
 const QUEUES: usize = 2;
@@ -28,10 +27,10 @@ pub(super) struct Share {
     /// What virtiofsd offers, and what the driver took.
     offered: u64,
     accepted: u64,
-    /// virtiofsd rings for used buffers.
+    /// virtiofsd signals used buffers here (VHOST_USER_SET_VRING_CALL).
     call: EventFd,
-    /// We ring for available ones.
-    kicks: [EventFd; QUEUES],
+    /// Available buffers are signalled to virtiofsd here (VHOST_USER_SET_VRING_KICK).
+    ioeventfds: [EventFd; QUEUES],
     state: State,
 }
 
@@ -63,11 +62,11 @@ impl Share {
             backend.set_protocol_features(wanted).context("agree with virtiofsd")?;
         }
         let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).context("make an event fd");
-        let kicks = [event()?, event()?];
-        Ok(Self { backend, tag, offered, accepted: 0, call: event()?, kicks, state: State::Idle })
+        let ioeventfds = [event()?, event()?];
+        Ok(Self { backend, tag, offered, accepted: 0, call: event()?, ioeventfds, state: State::Idle })
     }
 
-    fn set_up(&mut self, active: &Active<'_>) -> Result<()> {
+    fn set_up(&mut self, active: &ActivatedQueues<'_>) -> Result<()> {
         if self.state == State::Stale {
             for index in 0..QUEUES {
                 self.backend.get_vring_base(index)?; // Stops the ring.
@@ -82,7 +81,7 @@ impl Share {
             self.backend.set_vring_addr(index, &rings(queue, active.memory)?)?;
             self.backend.set_vring_base(index, 0)?;
             self.backend.set_vring_call(index, &self.call)?;
-            self.backend.set_vring_kick(index, &self.kicks[index])?;
+            self.backend.set_vring_kick(index, &self.ioeventfds[index])?;
             if protocol != 0 {
                 self.backend.set_vring_enable(index, true)?;
             }
@@ -109,11 +108,11 @@ fn rings(queue: &Queue, memory: &Memory) -> Result<VringConfigData> {
 
 impl Device for Share {
     fn kind(&self) -> u32 {
-        26
+        VIRTIO_ID_FS
     }
 
     fn features(&self) -> u64 {
-        self.offered & (VERSION_1 | INDIRECT | EVENT_INDEX)
+        self.offered & (1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX)
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -125,7 +124,7 @@ impl Device for Share {
         read_space(&[&self.tag[..], &requests].concat(), offset, data);
     }
 
-    fn activate(&mut self, features: u64, _active: &mut Active<'_>) -> Result<()> {
+    fn activate(&mut self, features: u64, _active: &mut ActivatedQueues<'_>) -> Result<()> {
         self.accepted = features;
         Ok(())
     }
@@ -136,19 +135,19 @@ impl Device for Share {
         }
     }
 
-    fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()> {
+    fn notified(&mut self, queue: usize, active: &mut ActivatedQueues<'_>) -> Result<()> {
         if self.state != State::Running {
             self.set_up(active)?;
         }
-        let Some(kick) = self.kicks.get(queue) else { return refuse() };
-        Ok(kick.write(1)?)
+        let Some(ioeventfd) = self.ioeventfds.get(queue) else { return refuse() };
+        Ok(ioeventfd.write(1)?)
     }
 
     fn host_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(super::sys::borrow(&self.call))
     }
 
-    fn host_ready(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn host_ready(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         if self.call.read().is_ok() {
             *active.interrupt = true;
         }

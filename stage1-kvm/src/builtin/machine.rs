@@ -11,7 +11,7 @@ use super::device::Device;
 use super::entropy::Entropy;
 use super::fs::Share;
 use super::memory::{self, DEVICE_BYTES, DEVICES, Memory};
-use super::mmio::{QUEUE_NOTIFY, Transport};
+use super::mmio::Transport;
 use super::net::Card;
 use super::port::{Line, Ports, SERIAL_INTERRUPT};
 use super::spec::Spec;
@@ -25,6 +25,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Barrier, Mutex};
+use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vmm_sys_util::eventfd::EventFd;
 
 /// Pins of the I/O APIC that devices get, one each. 4 is the serial port's, 9 ACPI's by tradition.
@@ -79,7 +80,7 @@ pub(super) fn run(spec: &Spec) -> ! {
 struct Machine {
     bus: Bus,
     cpus: Vec<VcpuFd>,
-    kicks: Vec<(usize, usize, EventFd)>,
+    ioeventfds: Vec<(usize, usize, EventFd)>,
     /// Keeps the machine alive in KVM.
     vm: VmFd,
 }
@@ -104,16 +105,16 @@ fn build(spec: &Spec) -> Result<Machine> {
     );
     let mut platform = acpi::Platform { cpus: spec.cpus, devices: Vec::new(), serial: spec.serial };
     let mut transports = Vec::new();
-    let mut kicks = Vec::new();
+    let mut ioeventfds = Vec::new();
     for ((index, device), interrupt) in devices.into_iter().enumerate().zip(INTERRUPTS) {
         let address = DEVICES + index as u64 * DEVICE_BYTES;
         let line = interrupt_line(&vm, interrupt)?;
         let transport = Transport::new(device, Arc::clone(&memory), line)?;
-        for (queue, bell) in transport.bells().iter().enumerate() {
-            let kick = bell.try_clone().context("make an event fd")?;
-            let register = IoEventAddress::Mmio(address + QUEUE_NOTIFY);
-            vm.register_ioevent(&kick, &register, u32::try_from(queue)?).context("watch a queue")?;
-            kicks.push((index, queue, kick));
+        for (queue, eventfd) in transport.queue_eventfds().iter().enumerate() {
+            let ioeventfd = eventfd.try_clone().context("make an event fd")?;
+            let register = IoEventAddress::Mmio(address + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY));
+            vm.register_ioevent(&ioeventfd, &register, u32::try_from(queue)?).context("watch a queue")?;
+            ioeventfds.push((index, queue, ioeventfd));
         }
         platform.devices.push((address, interrupt));
         transports.push(Mutex::new(transport));
@@ -126,7 +127,7 @@ fn build(spec: &Spec) -> Result<Machine> {
         false => None,
     };
     let cpus = cpus(spec, &kvm, &vm, &memory, &platform)?;
-    Ok(Machine { bus: Bus { ports: Ports::new(serial), devices: transports }, cpus, kicks, vm })
+    Ok(Machine { bus: Bus { ports: Ports::new(serial), devices: transports }, cpus, ioeventfds, vm })
 }
 
 fn interrupt_line(vm: &VmFd, interrupt: u32) -> Result<EventFd> {
@@ -177,7 +178,7 @@ fn cpus(spec: &Spec, kvm: &Kvm, vm: &VmFd, memory: &Memory, platform: &acpi::Pla
 /// The device thread's part of a running machine.
 struct Devices {
     bus: Arc<Bus>,
-    kicks: Vec<(usize, usize, EventFd)>,
+    ioeventfds: Vec<(usize, usize, EventFd)>,
     epoll: OwnedFd,
     barrier: Arc<Barrier>,
     _vm: VmFd,
@@ -187,7 +188,7 @@ impl Machine {
     /// Locks the process up and makes the threads; none of them enters the guest before all are confined.
     fn start(self, spec: &Spec, report: &Arc<Report>) -> Result<Devices> {
         let bus = Arc::new(self.bus);
-        let epoll = watch(&bus, &self.kicks)?;
+        let epoll = watch(&bus, &self.ioeventfds)?;
         jail::enter(spec.supervisor)?;
         let barrier = Arc::new(Barrier::new(self.cpus.len() + 1));
         for (index, mut cpu) in self.cpus.into_iter().enumerate() {
@@ -203,19 +204,19 @@ impl Machine {
             thread.spawn(body).context("start a CPU's thread")?;
         }
         jail::confine_device_thread()?;
-        Ok(Devices { bus, kicks: self.kicks, epoll, barrier, _vm: self.vm })
+        Ok(Devices { bus, ioeventfds: self.ioeventfds, epoll, barrier, _vm: self.vm })
     }
 }
 
 /// Host fds are watched for edges: a device that is not ready for its fd must not make this loop spin.
-fn watch(bus: &Bus, kicks: &[(usize, usize, EventFd)]) -> Result<OwnedFd> {
+fn watch(bus: &Bus, ioeventfds: &[(usize, usize, EventFd)]) -> Result<OwnedFd> {
     let context = "watch a device";
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context(context)?;
-    for (index, (_, _, kick)) in (0_u64..).zip(kicks) {
-        epoll::add(&epoll, sys::borrow(kick), epoll::EventData::new_u64(index), epoll::EventFlags::IN)
+    for (index, (_, _, ioeventfd)) in (0_u64..).zip(ioeventfds) {
+        epoll::add(&epoll, sys::borrow(ioeventfd), epoll::EventData::new_u64(index), epoll::EventFlags::IN)
             .context(context)?;
     }
-    for (index, device) in (kicks.len() as u64..).zip(&bus.devices) {
+    for (index, device) in (ioeventfds.len() as u64..).zip(&bus.devices) {
         let Ok(device) = device.lock() else { continue };
         if let Some(fd) = device.host_fd() {
             let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
@@ -244,14 +245,14 @@ impl Devices {
     }
 
     fn serve(&self, index: usize) {
-        let Some((device, queue, kick)) = self.kicks.get(index) else {
-            let device = self.bus.devices.get(index - self.kicks.len());
+        let Some((device, queue, ioeventfd)) = self.ioeventfds.get(index) else {
+            let device = self.bus.devices.get(index - self.ioeventfds.len());
             if let Some(Ok(mut device)) = device.map(Mutex::lock) {
                 device.host_ready();
             }
             return;
         };
-        let _ = kick.read(); // Only resets it; one notification stands for all before it.
+        let _ = ioeventfd.read(); // Only resets it; one notification stands for all before it.
         if let Some(Ok(mut device)) = self.bus.devices.get(*device).map(Mutex::lock) {
             device.notified(*queue);
         }

@@ -2,40 +2,39 @@
 //! specification does not allow at that moment is ignored. Above all the geometry of queues is frozen once the driver said
 //! DRIVER_OK, because devices rely on what was checked then.
 
-use super::device::{Active, CHAINS_MAX, Device};
+use super::device::{ActivatedQueues, CHAINS_MAX, Device};
 use super::memory::Memory;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_ACKNOWLEDGE as ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER as DRIVER,
+    VIRTIO_CONFIG_S_DRIVER_OK as DRIVER_OK, VIRTIO_CONFIG_S_FAILED as FAILED,
+    VIRTIO_CONFIG_S_FEATURES_OK as FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET as NEEDS_RESET, VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_mmio::*;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
+/// `VIRTIO_MMIO_MAGIC_VALUE`, `VIRTIO_MMIO_VERSION` and `VIRTIO_MMIO_VENDOR_ID` read as these.
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const VERSION: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"pod0");
-const VERSION_1: u64 = 1 << 32;
-/// Device-specific configuration.
-const CONFIG: u64 = 0x100;
-/// The register of notifications. Ioeventfds watch it, so that the thread of devices serves them and a CPU's thread, whose
-/// system calls are few, never touches a queue.
-pub(super) const QUEUE_NOTIFY: u64 = 0x50;
+const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 
-const ACKNOWLEDGE: u32 = 1;
-const DRIVER: u32 = 2;
-const DRIVER_OK: u32 = 4;
-const FEATURES_OK: u32 = 8;
-const NEEDS_RESET: u32 = 64;
-const FAILED: u32 = 128;
-
-const INTERRUPT_QUEUE: u32 = 1;
-const INTERRUPT_CONFIG: u32 = 2;
+/// The status of a device whose driver has got as far as `DRIVER`, and as far as `FEATURES_OK`.
+const DRIVER_FOUND: u32 = ACKNOWLEDGE | DRIVER;
+const FEATURES_AGREED: u32 = DRIVER_FOUND | FEATURES_OK;
 
 /// One device's registers and queues.
 pub(super) struct Transport {
     device: Box<dyn Device>,
     memory: Arc<Memory>,
     queues: Vec<Queue>,
-    /// One for each queue: the driver rings it, and this device itself when it was not done with a queue.
-    bells: Vec<EventFd>,
+    /// One for each queue. KVM signals it when the driver writes VIRTIO_MMIO_QUEUE_NOTIFY (an ioeventfd), so that the thread of
+    /// devices serves queues and a CPU's thread, whose system calls are few, never touches one. This device signals it when it
+    /// has not served a queue to its end.
+    queue_eventfds: Vec<EventFd>,
     interrupt: EventFd,
     interrupt_status: u32,
     status: u32,
@@ -49,13 +48,13 @@ impl Transport {
     /// A device in reset. `interrupt` reaches the guest by an irqfd.
     pub(super) fn new(device: Box<dyn Device>, memory: Arc<Memory>, interrupt: EventFd) -> Result<Self> {
         let queues: Vec<_> = device.queue_sizes().iter().map(|size| Queue::new(*size)).collect::<Result<_, _>>()?;
-        let bell = |_: &Queue| EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).context("make an event fd");
-        let bells = queues.iter().map(bell).collect::<Result<_>>()?;
+        let eventfd = |_: &Queue| EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).context("make an event fd");
+        let queue_eventfds = queues.iter().map(eventfd).collect::<Result<_>>()?;
         Ok(Self {
             device,
             memory,
             queues,
-            bells,
+            queue_eventfds,
             interrupt,
             interrupt_status: 0,
             status: 0,
@@ -66,9 +65,9 @@ impl Transport {
         })
     }
 
-    /// The bells of the queues: when one rings, its queue wants [`Self::notified`].
-    pub(super) fn bells(&self) -> &[EventFd] {
-        &self.bells
+    /// The eventfds of the queues. After a signal the caller must call [`Self::notified`].
+    pub(super) fn queue_eventfds(&self) -> &[EventFd] {
+        &self.queue_eventfds
     }
 
     /// What a test looks at: the queues, and whether the driver runs the device.
@@ -85,26 +84,29 @@ impl Transport {
     /// The guest reads a register.
     pub(super) fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        if offset >= CONFIG {
-            if let Ok(offset) = usize::try_from(offset - CONFIG) {
+        if offset >= VIRTIO_MMIO_CONFIG.into() {
+            if let Ok(offset) = usize::try_from(offset - u64::from(VIRTIO_MMIO_CONFIG)) {
                 self.device.read_config(offset, data);
             }
             return;
         }
         let Ok(data): Result<&mut [u8; 4], _> = data.try_into() else { return };
         let queue = self.queues.get(self.queue);
-        let value = match offset {
-            0x00 => MAGIC,
-            0x04 => 2,
-            0x08 => self.device.kind(),
-            0x0c => VENDOR,
-            0x10 => page(self.features(), self.device_features_page),
-            0x34 => queue.map_or(0, |queue| u32::from(queue.max_size())),
-            0x44 => queue.map_or(0, |queue| u32::from(queue.ready())),
-            0x60 => self.interrupt_status,
-            0x70 => self.status,
+        let value = match register(offset) {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => VERSION,
+            VIRTIO_MMIO_DEVICE_ID => self.device.kind(),
+            VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            VIRTIO_MMIO_DEVICE_FEATURES => page(self.features(), self.device_features_page),
+            VIRTIO_MMIO_QUEUE_NUM_MAX => queue.map_or(0, |queue| u32::from(queue.max_size())),
+            VIRTIO_MMIO_QUEUE_READY => queue.map_or(0, |queue| u32::from(queue.ready())),
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt_status,
+            VIRTIO_MMIO_STATUS => self.status,
             // Shared memory regions: none, whose length reads as all ones.
-            0xb0 | 0xb4 | 0xb8 | 0xbc => u32::MAX,
+            VIRTIO_MMIO_SHM_LEN_LOW
+            | VIRTIO_MMIO_SHM_LEN_HIGH
+            | VIRTIO_MMIO_SHM_BASE_LOW
+            | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
             _ => 0,
         };
         *data = value.to_le_bytes();
@@ -112,8 +114,8 @@ impl Transport {
 
     /// The guest writes a register.
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
-        if offset >= CONFIG {
-            if let Ok(offset) = usize::try_from(offset - CONFIG)
+        if offset >= VIRTIO_MMIO_CONFIG.into() {
+            if let Ok(offset) = usize::try_from(offset - u64::from(VIRTIO_MMIO_CONFIG))
                 && self.status & DRIVER != 0
             {
                 self.device.write_config(offset, data);
@@ -122,15 +124,15 @@ impl Transport {
         }
         let Ok(data): Result<[u8; 4], _> = data.try_into() else { return };
         let value = u32::from_le_bytes(data);
-        match offset {
-            0x14 => self.device_features_page = value,
-            0x20 => self.set_features(value),
-            0x24 => self.driver_features_page = value,
-            0x30 => self.queue = value as usize,
-            0x38 | 0x44 | 0x80..=0xa4 => self.set_queue(offset, value),
-            0x64 => self.interrupt_status &= !value,
-            0x70 => self.set_status(value),
-            _ => {}
+        let register = register(offset);
+        match register {
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_page = value,
+            VIRTIO_MMIO_DRIVER_FEATURES => self.set_features(value),
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_page = value,
+            VIRTIO_MMIO_QUEUE_SEL => self.queue = value as usize,
+            VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt_status &= !value,
+            VIRTIO_MMIO_STATUS => self.set_status(value),
+            _ => self.set_queue(register, value),
         }
     }
 
@@ -147,22 +149,22 @@ impl Transport {
     }
 
     /// Queues are set up between FEATURES_OK and DRIVER_OK, and a queue that is ready does not move.
-    fn set_queue(&mut self, offset: u64, value: u32) {
+    fn set_queue(&mut self, register: u32, value: u32) {
         let setting_up = self.status & (FEATURES_OK | DRIVER_OK | FAILED | NEEDS_RESET) == FEATURES_OK;
         let Some(queue) = self.queues.get_mut(self.queue).filter(|_| setting_up) else { return };
         if queue.ready() {
             return;
         }
-        match offset {
+        match register {
             // What is no power of two, or too large, is ignored.
-            0x38 => queue.set_size(u16::try_from(value).unwrap_or(0)),
-            0x44 => queue.set_ready(value == 1),
-            0x80 => queue.set_desc_table_address(Some(value), None),
-            0x84 => queue.set_desc_table_address(None, Some(value)),
-            0x90 => queue.set_avail_ring_address(Some(value), None),
-            0x94 => queue.set_avail_ring_address(None, Some(value)),
-            0xa0 => queue.set_used_ring_address(Some(value), None),
-            0xa4 => queue.set_used_ring_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
+            VIRTIO_MMIO_QUEUE_READY => queue.set_ready(value == 1),
+            VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.set_avail_ring_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.set_avail_ring_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
             _ => {}
         }
     }
@@ -176,14 +178,18 @@ impl Transport {
         let steps = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
         match (self.status & steps, added) {
             (_, added) if added & FAILED != 0 => self.status |= FAILED,
-            (0, ACKNOWLEDGE) | (ACKNOWLEDGE, DRIVER) => self.status |= added,
+            (0, ACKNOWLEDGE) | (ACKNOWLEDGE, DRIVER) => {
+                self.status |= added;
+            }
             // The driver reads back whether its choice was taken.
-            (3, FEATURES_OK)
+            (DRIVER_FOUND, FEATURES_OK)
                 if self.driver_features & !self.features() == 0 && self.driver_features & VERSION_1 != 0 =>
             {
                 self.status |= FEATURES_OK;
             }
-            (0xb, DRIVER_OK) if self.status & (FAILED | NEEDS_RESET) == 0 => self.activate(),
+            (FEATURES_AGREED, DRIVER_OK) if self.status & (FAILED | NEEDS_RESET) == 0 => {
+                self.activate();
+            }
             _ => {}
         }
     }
@@ -221,12 +227,12 @@ impl Transport {
     }
 
     /// A device sees its queues only while the driver runs it.
-    fn with_device(&mut self, act: impl FnOnce(&mut dyn Device, &mut Active<'_>) -> Result<()>) {
+    fn with_device(&mut self, act: impl FnOnce(&mut dyn Device, &mut ActivatedQueues<'_>) -> Result<()>) {
         if !self.is_running() {
             return;
         }
         let mut interrupt = false;
-        let mut active = Active {
+        let mut active = ActivatedQueues {
             memory: &self.memory,
             queues: &mut self.queues,
             interrupt: &mut interrupt,
@@ -235,11 +241,11 @@ impl Transport {
         };
         let result = act(self.device.as_mut(), &mut active);
         let unserved = active.unserved;
-        for (_, bell) in self.bells.iter().enumerate().filter(|(queue, _)| unserved & 1 << queue != 0) {
-            let _ = bell.write(1); // Full: it rings already.
+        for (_, eventfd) in self.queue_eventfds.iter().enumerate().filter(|(queue, _)| unserved & 1 << queue != 0) {
+            let _ = eventfd.write(1); // Full: it is signalled already.
         }
         if interrupt {
-            self.raise(INTERRUPT_QUEUE);
+            self.raise(VIRTIO_MMIO_INT_VRING);
         }
         if result.is_err() {
             self.broken();
@@ -253,7 +259,7 @@ impl Transport {
     /// The device stops until it is reset. What the driver did is its own affair, so nothing is printed.
     fn broken(&mut self) {
         self.status |= NEEDS_RESET;
-        self.raise(INTERRUPT_CONFIG);
+        self.raise(VIRTIO_MMIO_INT_CONFIG);
     }
 
     fn raise(&mut self, reason: u32) {
@@ -270,14 +276,7 @@ fn page(features: u64, page: u32) -> u32 {
     }
 }
 
-/// Copies what the configuration space `config` has at `offset` into `data`.
-pub(super) fn read_space(config: &[u8], offset: usize, data: &mut [u8]) {
-    let part = config.get(offset..).unwrap_or_default();
-    let length = part.len().min(data.len());
-    data[..length].copy_from_slice(&part[..length]);
-}
-
-/// The error of a device for a request that breaks the rules.
-pub(super) fn refuse<T>() -> Result<T> {
-    bail!("the driver broke the rules of this device")
+/// No register lies behind the first 256 bytes.
+fn register(offset: u64) -> u32 {
+    u32::try_from(offset).unwrap_or(u32::MAX)
 }

@@ -5,26 +5,15 @@
 //! written anew here. What cannot be sent is lost, as on any wire. A flood, from either
 //! side, ends with the turn's chains, so it does not keep the thread from the channel by which the pod is stopped.
 
-use super::device::{Active, Device};
-use super::mmio::{read_space, refuse};
+use super::device::{ActivatedQueues, Device, read_space, refuse};
 use super::sys;
 use anyhow::Result;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::*;
 use virtio_queue::{Reader, Writer};
-
-/// The device completes checksums; the driver does.
-const CHECKSUM: u64 = 1;
-const GUEST_CHECKSUM: u64 = 1 << 1;
-const ADDRESS: u64 = 1 << 5;
-/// Segments that are longer than a frame, for and by the guest.
-const GUEST_SEGMENTS_4: u64 = 1 << 7;
-const GUEST_SEGMENTS_6: u64 = 1 << 8;
-const SEGMENTS_4: u64 = 1 << 11;
-const SEGMENTS_6: u64 = 1 << 12;
-/// A frame may lie in several of the driver's buffers.
-const MERGED_BUFFERS: u64 = 1 << 15;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -36,15 +25,11 @@ const FRAME_BYTES_MAX: usize = HEADER_BYTES + 18 + (64 << 10);
 /// Buffers of one frame; the shortest that a driver in use offers are of 1.5 KiB. It is less than the chains of one turn.
 const BUFFERS_MAX: usize = 64;
 
-const NEEDS_CHECKSUM: u8 = 1;
-const NOT_SEGMENTED: u8 = 0;
-const SEGMENTED_4: u8 = 1;
-const SEGMENTED_6: u8 = 4;
-
-/// linux/if_tun.h: what the reader of the queue does itself.
-const TUN_CHECKSUM: u32 = 1;
-const TUN_SEGMENTS_4: u32 = 2;
-const TUN_SEGMENTS_6: u32 = 4;
+/// Flags and kinds of segmentation in the header before a frame are bytes.
+const HDR_F_NEEDS_CSUM: u8 = VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
+const HDR_GSO_NONE: u8 = VIRTIO_NET_HDR_GSO_NONE as u8;
+const HDR_GSO_TCPV4: u8 = VIRTIO_NET_HDR_GSO_TCPV4 as u8;
+const HDR_GSO_TCPV6: u8 = VIRTIO_NET_HDR_GSO_TCPV6 as u8;
 
 /// The device.
 pub(super) struct Card {
@@ -68,7 +53,7 @@ impl Card {
     }
 
     /// Takes frames from the queue as long as the driver has room.
-    fn receive(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn receive(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         if std::mem::take(&mut self.untold) {
             // Refused, the kernel does the work itself.
             let _ = sys::set_tap_offload(self.tap.as_fd(), offload(self.features));
@@ -92,8 +77,8 @@ impl Card {
     }
 
     /// Puts the waiting frame into the driver's buffers; false if they are too few.
-    fn deliver(&mut self, active: &mut Active<'_>) -> Result<bool> {
-        let merged = self.features & MERGED_BUFFERS != 0;
+    fn deliver(&mut self, active: &mut ActivatedQueues<'_>) -> Result<bool> {
+        let merged = self.features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
         let mut buffers: Vec<(u16, Writer<'_>)> = Vec::new();
         let mut room = 0;
         while room < self.waiting {
@@ -129,7 +114,7 @@ impl Card {
     }
 
     /// Sends the driver's frames.
-    fn transmit(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn transmit(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         while let Some(chain) = active.next(TRANSMIT)? {
             let head = chain.head_index();
             let mut reader: Reader<'_> = chain.reader(active.memory)?;
@@ -154,21 +139,21 @@ impl Card {
 /// The header as the kernel may see it; none for one that asks for what was not agreed, or points out of its frame.
 fn checked(header: [u8; HEADER_BYTES], frame_bytes: usize, features: u64) -> Option<[u8; HEADER_BYTES]> {
     let [flags, kind, head0, head1, size0, size1, start0, start1, offset0, offset1, _, _] = header;
-    let checksum = flags & NEEDS_CHECKSUM != 0;
+    let checksum = flags & HDR_F_NEEDS_CSUM != 0;
     let number = |low, high| usize::from(u16::from_le_bytes([low, high]));
     let mut sound = [0; HEADER_BYTES];
     if checksum {
         let end = number(start0, start1) + number(offset0, offset1) + 2;
-        if features & CHECKSUM == 0 || end > frame_bytes {
+        if features & 1 << VIRTIO_NET_F_CSUM == 0 || end > frame_bytes {
             return None;
         }
-        sound[0] = NEEDS_CHECKSUM;
+        sound[0] = HDR_F_NEEDS_CSUM;
         sound[6..10].copy_from_slice(&[start0, start1, offset0, offset1]);
     }
     let agreed = match kind {
-        NOT_SEGMENTED => return Some(sound),
-        SEGMENTED_4 => features & SEGMENTS_4 != 0,
-        SEGMENTED_6 => features & SEGMENTS_6 != 0,
+        HDR_GSO_NONE => return Some(sound),
+        HDR_GSO_TCPV4 => features & 1 << VIRTIO_NET_F_HOST_TSO4 != 0,
+        HDR_GSO_TCPV6 => features & 1 << VIRTIO_NET_F_HOST_TSO6 != 0,
         _ => false,
     };
     if !agreed || !checksum || number(size0, size1) == 0 || number(head0, head1) > frame_bytes {
@@ -182,21 +167,28 @@ fn checked(header: [u8; HEADER_BYTES], frame_bytes: usize, features: u64) -> Opt
 /// What the driver took over from the kernel.
 fn offload(features: u64) -> u32 {
     let pairs = [
-        (GUEST_CHECKSUM, TUN_CHECKSUM),
-        (GUEST_CHECKSUM | GUEST_SEGMENTS_4, TUN_SEGMENTS_4),
-        (GUEST_CHECKSUM | GUEST_SEGMENTS_6, TUN_SEGMENTS_6),
+        (1 << VIRTIO_NET_F_GUEST_CSUM, libc::TUN_F_CSUM),
+        (1 << VIRTIO_NET_F_GUEST_CSUM | 1 << VIRTIO_NET_F_GUEST_TSO4, libc::TUN_F_TSO4),
+        (1 << VIRTIO_NET_F_GUEST_CSUM | 1 << VIRTIO_NET_F_GUEST_TSO6, libc::TUN_F_TSO6),
     ];
     pairs.iter().filter(|(needed, _)| features & needed == *needed).fold(0, |all, (_, flag)| all | flag)
 }
 
 impl Device for Card {
     fn kind(&self) -> u32 {
-        1
+        VIRTIO_ID_NET
     }
 
     fn features(&self) -> u64 {
-        let segments = GUEST_SEGMENTS_4 | GUEST_SEGMENTS_6 | SEGMENTS_4 | SEGMENTS_6;
-        CHECKSUM | GUEST_CHECKSUM | ADDRESS | MERGED_BUFFERS | segments
+        let segments = 1 << VIRTIO_NET_F_GUEST_TSO4
+            | 1 << VIRTIO_NET_F_GUEST_TSO6
+            | 1 << VIRTIO_NET_F_HOST_TSO4
+            | 1 << VIRTIO_NET_F_HOST_TSO6;
+        1 << VIRTIO_NET_F_CSUM
+            | 1 << VIRTIO_NET_F_GUEST_CSUM
+            | 1 << VIRTIO_NET_F_MAC
+            | 1 << VIRTIO_NET_F_MRG_RXBUF
+            | segments
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -207,7 +199,7 @@ impl Device for Card {
         read_space(&self.address, offset, data);
     }
 
-    fn activate(&mut self, features: u64, _active: &mut Active<'_>) -> Result<()> {
+    fn activate(&mut self, features: u64, _active: &mut ActivatedQueues<'_>) -> Result<()> {
         self.features = features;
         self.untold = true;
         Ok(())
@@ -217,7 +209,7 @@ impl Device for Card {
         self.waiting = 0;
     }
 
-    fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> Result<()> {
+    fn notified(&mut self, queue: usize, active: &mut ActivatedQueues<'_>) -> Result<()> {
         if queue == RECEIVE { self.receive(active) } else { self.transmit(active) }
     }
 
@@ -225,7 +217,7 @@ impl Device for Card {
         Some(self.tap.as_fd())
     }
 
-    fn host_ready(&mut self, active: &mut Active<'_>) -> Result<()> {
+    fn host_ready(&mut self, active: &mut ActivatedQueues<'_>) -> Result<()> {
         if active.is_ready(RECEIVE) { self.receive(active) } else { Ok(()) }
     }
 }
@@ -245,7 +237,7 @@ mod tests {
 
     #[test]
     fn only_headers_that_were_agreed_and_point_into_their_frame_pass() {
-        let all = CHECKSUM | SEGMENTS_4 | SEGMENTS_6;
+        let all = 1 << VIRTIO_NET_F_CSUM | 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_HOST_TSO6;
         for (given, features, passes) in [
             (header(0, 0, [0; 4]), 0, true),
             (header(1, 0, [0, 0, 34, 16]), all, true),
@@ -255,7 +247,7 @@ mod tests {
             (header(1, 0, [0, 0, u16::MAX, u16::MAX]), all, false),
             (header(1, 1, [54, 40, 34, 16]), all, true),
             (header(1, 4, [74, 40, 54, 16]), all, true),
-            (header(1, 4, [74, 40, 54, 16]), CHECKSUM | SEGMENTS_4, false),
+            (header(1, 4, [74, 40, 54, 16]), 1 << VIRTIO_NET_F_CSUM | 1 << VIRTIO_NET_F_HOST_TSO4, false),
             (header(0, 1, [54, 40, 34, 16]), all, false),
             (header(1, 1, [54, 0, 34, 16]), all, false),
             (header(1, 1, [101, 40, 34, 16]), all, false),
@@ -272,9 +264,9 @@ mod tests {
     fn the_kernel_is_told_what_the_driver_took() {
         for (features, told) in [
             (0, 0),
-            (GUEST_SEGMENTS_4, 0),
-            (GUEST_CHECKSUM, 1),
-            (GUEST_CHECKSUM | GUEST_SEGMENTS_4 | SEGMENTS_6, 3),
+            (1 << VIRTIO_NET_F_GUEST_TSO4, 0),
+            (1 << VIRTIO_NET_F_GUEST_CSUM, 1),
+            (1 << VIRTIO_NET_F_GUEST_CSUM | 1 << VIRTIO_NET_F_GUEST_TSO4 | 1 << VIRTIO_NET_F_HOST_TSO6, 3),
             (u64::MAX, 7),
         ] {
             assert_eq!(offload(features), told);

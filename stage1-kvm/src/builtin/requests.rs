@@ -3,7 +3,7 @@
 
 use super::block::Block;
 use super::console::Console;
-use super::device::{Active, CHAINS_MAX, Device};
+use super::device::{ActivatedQueues, CHAINS_MAX, Device};
 use super::driver::{BYTES, STATUS, descriptor, go, needs_reset, negotiate, place, read, transport, write};
 use super::entropy::Entropy;
 use super::memory::{self, Memory};
@@ -268,8 +268,13 @@ fn a_turn_ends_whatever_is_on_offer() {
     queue.set_ready(true);
     descriptor(&memory, 0, 0x9000, 16, 2, 0);
     let mut interrupt = false;
-    let mut active =
-        Active { memory: &memory, queues: &mut [queue], interrupt: &mut interrupt, left: CHAINS_MAX, unserved: 0 };
+    let mut active = ActivatedQueues {
+        memory: &memory,
+        queues: &mut [queue],
+        interrupt: &mut interrupt,
+        left: CHAINS_MAX,
+        unserved: 0,
+    };
     let mut index = 0;
     let mut served = 0;
     loop {
@@ -297,7 +302,7 @@ fn what_a_turn_left_is_served_in_the_next() {
             &[16]
         }
         fn read_config(&self, _offset: usize, _data: &mut [u8]) {}
-        fn notified(&mut self, queue: usize, active: &mut Active<'_>) -> anyhow::Result<()> {
+        fn notified(&mut self, queue: usize, active: &mut ActivatedQueues<'_>) -> anyhow::Result<()> {
             active.left = 1;
             while let Some(chain) = active.next(queue)? {
                 active.give_back(queue, chain.head_index(), 0)?;
@@ -311,7 +316,7 @@ fn what_a_turn_left_is_served_in_the_next() {
     let mut index = 0;
     offer_again(&memory, &mut index, 3);
     transport.notified(0);
-    while transport.bells()[0].read().is_ok() {
+    while transport.queue_eventfds()[0].read().is_ok() {
         transport.notified(0);
     }
     assert_eq!(memory.read_obj::<u16>(GuestAddress(0x3002)).unwrap(), 3);
