@@ -8,6 +8,7 @@ pub(crate) mod boot;
 mod bus;
 mod console;
 mod cpu;
+mod cpuid;
 mod device;
 #[cfg(test)]
 mod driver;

@@ -3,7 +3,7 @@
 
 use crate::builtin::probe;
 use crate::run::Hint;
-use crate::{kernel, kernel_modules, network, qemu};
+use crate::{host, kernel, kernel_modules, network, qemu};
 use anyhow::{Context, Result};
 use contract::check::{Line, State};
 use std::io::Write;
@@ -11,7 +11,7 @@ use std::io::Write;
 /// Prints the lines as JSON.
 pub(crate) fn check() -> Result<()> {
     // The last leaves this process in another network.
-    let lines = [kernel(), hypervisor(), volumes(), cards()];
+    let lines = [kernel(), hypervisor(), host::line(), volumes(), cards()];
     let mut text = serde_json::to_vec(&lines)?;
     text.push(b'\n');
     std::io::stdout().write_all(&text).context("print the answer")

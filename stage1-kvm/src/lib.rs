@@ -11,6 +11,8 @@ mod channel;
 mod check;
 mod console;
 mod control;
+mod cpuid;
+mod host;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
 mod hypervisor;

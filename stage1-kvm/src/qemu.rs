@@ -4,6 +4,7 @@
 mod arguments;
 mod clock;
 pub(crate) mod jail;
+mod model;
 pub(crate) mod share;
 
 use crate::hypervisor::Machine;

@@ -7,6 +7,8 @@
 mod apps;
 pub mod caller;
 pub mod confined;
+#[cfg(feature = "kvm")]
+pub mod cpuid;
 mod fixture;
 pub mod image;
 pub mod kernels;

@@ -2,14 +2,17 @@
 
 use super::boot::Entry;
 use super::bus::Bus;
+use super::cpuid;
 use super::memory::{self, Memory};
 use super::port::Power;
+use crate::cpuid::Table;
 use anyhow::{Context, Result, bail};
 use kvm_bindings::{
-    CpuId, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_MAX_CPUID_ENTRIES,
-    Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment,
+    CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_PMU_CAPABILITY, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_PMU_CAP_DISABLE, Msrs, kvm_enable_cap, kvm_fpu,
+    kvm_msr_entry, kvm_regs, kvm_segment,
 };
-use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 /// Why the machine stops.
@@ -62,60 +65,44 @@ pub(super) fn internal_error(cpu: &mut VcpuFd) -> anyhow::Error {
     anyhow::anyhow!("KVM had an internal error (suberror {suberror})")
 }
 
-/// CPUID leaf 1, ECX: a guest that finds no deadline timer measures the other one for 100 ms.
-const DEADLINE_TIMER: u32 = 1 << 24;
-
-/// What the CPUs of machines can have here. KVM leaves out what depends on its interrupt controllers (Documentation/virt/kvm/api.rst,
-/// KVM_GET_SUPPORTED_CPUID), which every machine of ours has.
-pub(super) fn supported(kvm: &Kvm) -> Result<CpuId> {
-    let mut features = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("ask KVM for the CPU's features")?;
-    if kvm.check_extension(Cap::TscDeadlineTimer) {
-        features
-            .as_mut_slice()
-            .iter_mut()
-            .filter(|leaf| leaf.function == 1)
-            .for_each(|leaf| leaf.ecx |= DEADLINE_TIMER);
-    }
-    Ok(features)
-}
-
-/// The features of this CPU, from what is [`supported`].
+/// What this CPU, `index` of `cpus`, tells of itself: of what is [`supported`](cpuid::supported), what the table allows.
 pub(super) fn set_features(cpu: &VcpuFd, supported: &CpuId, index: u8, cpus: u8) -> Result<()> {
-    let mut features = supported.clone();
-    let core_bits = u32::from(cpus).next_power_of_two().trailing_zeros();
-    for entry in features.as_mut_slice() {
-        match entry.function {
-            1 => {
-                entry.ebx = (entry.ebx & 0x0000_ffff) | (u32::from(index) << 24) | (u32::from(cpus) << 16);
-                // Hyper-threading's bit says that the number of logical CPUs in EBX counts.
-                entry.edx = if cpus > 1 { entry.edx | 1 << 28 } else { entry.edx & !(1 << 28) };
-                entry.ecx |= 1 << 31; // A hypervisor is present.
-            }
-            // Extended topology: one thread a core, all cores in one package.
-            0xb | 0x1f => {
-                let (shift, count, kind) = match entry.index {
-                    0 => (0, 1, 1),
-                    1 => (core_bits, u32::from(cpus), 2),
-                    _ => (0, 0, 0),
-                };
-                (entry.eax, entry.ebx) = (shift, count);
-                (entry.ecx, entry.edx) = (entry.index | kind << 8, u32::from(index));
-            }
-            // AMD's number of cores and its topology.
-            0x8000_0008 => entry.ecx = core_bits << 12 | (u32::from(cpus) - 1),
-            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (u32::from(index), u32::from(index), 0),
-            _ => {}
-        }
-    }
-    cpu.set_cpuid2(&features).context("set the CPU's features")
+    let told = cpuid::of_guest(supported.as_slice(), &Table::read()?, index, cpus);
+    let told = CpuId::from_entries(&told).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    cpu.set_cpuid2(&told).context("set the CPU's features")
 }
 
-/// Model-specific registers that a firmware would have set: memory is cached by default, strings are fast.
+/// What KVM does for a guest beyond a CPU's work (clock, wake-ups) is refused where CPUID does not tell of it. Older KVMs cannot.
+pub(super) fn refuse_untold(cpu: &VcpuFd, kvm: &Kvm) -> Result<()> {
+    let capability = kvm_enable_cap { cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID, args: [1, 0, 0, 0], ..Default::default() };
+    if kvm.check_extension_raw(KVM_CAP_ENFORCE_PV_FEATURE_CPUID.into()) > 0 {
+        cpu.enable_cap(&capability).context("refuse features that CPUID does not tell of")?;
+    }
+    Ok(())
+}
+
+/// Takes the performance counters from all CPUs, before they are made: AMD's first four are no matter of CPUID. Older KVMs cannot.
+pub(super) fn remove_counters(kvm: &Kvm, vm: &VmFd) -> Result<()> {
+    let disable = KVM_PMU_CAP_DISABLE;
+    let capability =
+        kvm_enable_cap { cap: KVM_CAP_PMU_CAPABILITY, args: [disable.into(), 0, 0, 0], ..Default::default() };
+    if kvm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into()).cast_unsigned() & disable != 0 {
+        vm.enable_cap(&capability).context("remove the performance counters")?;
+    }
+    Ok(())
+}
+
+/// Model-specific registers that a firmware would have set: memory is cached by default, strings are fast, and there is no record
+/// of branches or of events.
 pub(super) fn set_msrs(cpu: &VcpuFd) -> Result<()> {
     const MISC_ENABLE: u32 = 0x1a0;
+    const FAST_STRINGS: u64 = 1;
+    const BTS_UNAVAILABLE: u64 = 1 << 11;
+    const PEBS_UNAVAILABLE: u64 = 1 << 12;
     const MTRR_DEFAULT: u32 = 0x2ff;
     let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-    for entry in [entry(MISC_ENABLE, 1), entry(MTRR_DEFAULT, 1 << 11 | 6)] {
+    let misc = FAST_STRINGS | BTS_UNAVAILABLE | PEBS_UNAVAILABLE;
+    for entry in [entry(MISC_ENABLE, misc), entry(MTRR_DEFAULT, 1 << 11 | 6)] {
         let msrs = Msrs::from_entries(&[entry]).map_err(|error| anyhow::anyhow!("{error:?}"))?;
         cpu.set_msrs(&msrs).context("set the CPU's model-specific registers")?;
     }

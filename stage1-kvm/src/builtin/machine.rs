@@ -15,7 +15,7 @@ use super::mmio::Transport;
 use super::net::Card;
 use super::port::{Line, Ports, SERIAL_INTERRUPT};
 use super::spec::Spec;
-use super::{acpi, jail, sys};
+use super::{acpi, cpuid, jail, sys};
 use anyhow::{Context, Result, ensure};
 use kvm_bindings::kvm_pit_config;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
@@ -161,11 +161,13 @@ fn cpus(spec: &Spec, kvm: &Kvm, vm: &VmFd, memory: &Memory, platform: &acpi::Pla
     let mut initramfs = File::from(sys::take_fd(spec.initramfs)?);
     let mut files = Files { kernel: &mut kernel, initramfs: &mut initramfs, command_line: &spec.command_line, rsdp };
     let entry = boot::load(memory, spec.memory_bytes, &mut files)?;
-    let supported = cpu::supported(kvm)?;
+    let supported = cpuid::supported(kvm)?;
+    cpu::remove_counters(kvm, vm)?;
     let mut cpus = Vec::new();
     for index in 0..spec.cpus {
         let cpu = vm.create_vcpu(u64::from(index)).context("make a CPU")?;
         cpu::set_features(&cpu, &supported, index, spec.cpus)?;
+        cpu::refuse_untold(&cpu, kvm)?;
         cpu::set_msrs(&cpu)?;
         cpus.push(cpu);
     }

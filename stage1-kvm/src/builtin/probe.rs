@@ -4,11 +4,11 @@
 //! not hang the supervisor.
 
 use super::boot::{self, Entry};
-use super::cpu;
 use super::memory::{self, Memory};
 use super::sys;
+use super::{cpu, cpuid};
 use anyhow::{Context, Result, bail};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuExit};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -64,7 +64,7 @@ pub(crate) fn run() -> Result<()> {
     let vm = kvm.create_vm().context("make a virtual machine")?;
     let memory = memory::map(MEMORY_BYTES, false)?;
     sys::set_memory(&vm, &memory).context("give the probe guest its memory")?;
-    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("ask KVM for the CPU's features")?;
+    let supported = cpuid::supported(&kvm)?;
     write_guest(&memory, has_xsave(&supported))?;
     let mut cpu = vm.create_vcpu(0).context("make a CPU")?;
     cpu::set_features(&cpu, &supported, 0, 1)?;

@@ -1,6 +1,7 @@
 //! qemu's command line. Pure but for the numbers of open fds.
 
 use super::Accelerator;
+use super::model::model;
 use crate::plan::VmPlan;
 use anyhow::{Result, ensure};
 use contract::guest::CHANNEL_PORT;
@@ -44,7 +45,7 @@ pub(super) fn arguments(plan: &VmPlan, accelerator: Accelerator, files: &Files) 
     // virtio 1.0, as the built-in hypervisor has it and virtiofsd insists on.
     words.pair("-global", "virtio-mmio.force-legacy=false");
     words.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-    machine(&mut words, plan, accelerator);
+    machine(&mut words, plan, accelerator)?;
     boot(&mut words, plan, accelerator, files);
     channel(&mut words, files);
     words.pair("-object", "rng-builtin,id=random");
@@ -79,7 +80,7 @@ fn acpi(plan: &VmPlan) -> bool {
     !plan.kernel.modules.is_empty()
 }
 
-fn machine(words: &mut Words, plan: &VmPlan, accelerator: Accelerator) {
+fn machine(words: &mut Words, plan: &VmPlan, accelerator: Accelerator) -> Result<()> {
     let memory = plan.memory_bytes >> 20;
     let acpi = if acpi(plan) { "on" } else { "off" };
     // Pages that guests share by their content tell one guest what another holds (CVE-2015-2877).
@@ -91,17 +92,13 @@ fn machine(words: &mut Words, plan: &VmPlan, accelerator: Accelerator) {
     }
     words.pair("-M", &machine);
     match accelerator {
-        Accelerator::Kvm => {
-            words.pair("-accel", "kvm");
-            words.pair("-cpu", "host");
-        }
-        Accelerator::Software { .. } => {
-            words.pair("-accel", "tcg");
-            words.pair("-cpu", "max");
-        }
+        Accelerator::Kvm => words.pair("-accel", "kvm"),
+        Accelerator::Software { .. } => words.pair("-accel", "tcg"),
     }
+    words.pair("-cpu", &model(accelerator)?);
     words.pair("-m", &format!("{memory}M"));
     words.pair("-smp", &plan.cpus.to_string());
+    Ok(())
 }
 
 fn boot(words: &mut Words, plan: &VmPlan, accelerator: Accelerator, files: &Files) {

@@ -6,7 +6,7 @@
 use nix::sys::signal::Signal;
 use std::fs;
 use tests::confined::{self, Thread};
-use tests::{Outcome, PodBuilder, Running, Test, kernels};
+use tests::{Outcome, PodBuilder, Running, Test, cpuid, kernels};
 
 /// A behaviour of machines, under a name as `stage_test!` gives it.
 macro_rules! machine_test {
@@ -145,6 +145,11 @@ machine_test!(virtiofsd_is_confined, |t| {
     pod.wait();
 });
 
+// In software here; what KVM's guests read is asked in the testbed.
+machine_test!(a_guest_reads_the_table_of_its_cpu_only, |t| {
+    cpuid::assert_within_table(t, "--hypervisor=qemu");
+});
+
 machine_test!(a_check_names_the_kernel_and_the_hypervisor, |t| {
     let lines = t.cli(["check", "--format=json"]).assert_ok().json();
     let line = |feature: &str| {
@@ -166,6 +171,14 @@ machine_test!(a_check_names_the_kernel_and_the_hypervisor, |t| {
         child(&pod, |name| name.starts_with("qemu-system"));
     }
     pod.stop();
+    let host = line("microVM host");
+    let text = host["detail"].as_str().unwrap();
+    let word = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let nested = ["kvm_intel", "kvm_amd"].map(|module| word(&format!("/sys/module/{module}/parameters/nested")));
+    let nested = nested.iter().any(|text| text == "1" || text == "Y");
+    assert!(text.starts_with(if nested { "nested virtualization on" } else { "nested virtualization off" }), "{host}");
+    let bypass = word("/sys/devices/system/cpu/vulnerabilities/spec_store_bypass").starts_with("Vulnerable");
+    assert_eq!(text.contains(" spec_store_bypass"), bypass, "{host}");
     assert_eq!(line("microVM host volumes")["state"], "yes");
     assert_eq!(line("microVM images")["state"], "yes");
     assert_eq!(line("microVM network cards")["state"], "yes");

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use std::path::Path;
 use tests::confined::{self, Thread};
 use tests::testbed::inside;
-use tests::{Running, Test, kernels};
+use tests::{Running, Test, cpuid, kernels};
 
 /// What the hypervisor's user ids start from; its own is this plus a pid.
 const USER_FIRST: u32 = 0x7000_0000;
@@ -18,6 +18,7 @@ fn it_runs_and_is_confined() {
             ("demo_with_the_minimal_kernel", demo_with_the_minimal_kernel),
             ("demo_with_debians_kernel", demo_with_debians_kernel),
             ("auto_is_the_builtin_one", auto_is_the_builtin_one),
+            ("a_guest_reads_the_table_of_its_cpu_only", a_guest_reads_the_table_of_its_cpu_only),
             ("its_threads_have_no_privilege", its_threads_have_no_privilege),
             ("a_forbidden_call_of_a_cpu_kills_it", a_forbidden_call_of_a_cpu_kills_it),
             ("a_forbidden_call_of_the_devices_kills_it", a_forbidden_call_of_the_devices_kills_it),
@@ -66,6 +67,19 @@ fn auto_is_the_builtin_one(t: &Test) {
     hypervisor(&pod);
     pod.exec("a", &["/probe", "print", "inside"]).assert_exit(0).assert_stdout("inside");
     pod.stop();
+}
+
+/// In both hypervisors that use KVM: this host offers nested virtualization to its guests.
+fn a_guest_reads_the_table_of_its_cpu_only(t: &Test) {
+    let offered = std::fs::read_to_string("/sys/module/kvm_amd/parameters/nested").unwrap();
+    assert_eq!(offered.trim(), "1");
+    for hypervisor in ["--hypervisor=builtin", "--hypervisor=qemu"] {
+        let answers = cpuid::assert_within_table(t, hypervisor);
+        // What makes a start fast and a clock right: x2APIC, the deadline timer, KVM's clock.
+        for (leaf, register, bit) in [(1, 2, 21), (1, 2, 24), (0x4000_0001, 0, 3), (0x4000_0001, 0, 24)] {
+            assert!(cpuid::is_set(&answers, leaf, register, bit), "{hypervisor}: {leaf:#x} bit {bit}: {answers:x?}");
+        }
+    }
 }
 
 fn its_threads_have_no_privilege(t: &Test) {

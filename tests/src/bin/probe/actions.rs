@@ -34,6 +34,8 @@ fn one(words: &[&str]) -> Result<Option<u8>> {
         [] => {}
         ["report"] => println!("{}", serde_json::to_string(&report::report()?)?),
         ["demo"] => demo::print()?,
+        #[cfg(target_arch = "x86_64")]
+        ["cpuid"] => println!("{}", crate::cpuid::read()),
         ["true"] => return Ok(Some(0)),
         ["exit", code] => return Ok(Some(code.parse()?)),
         ["print", words @ ..] => println!("{}", words.join(" ")),

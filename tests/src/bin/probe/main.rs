@@ -5,6 +5,8 @@
 //! of what it tries (making device nodes, mounting) would work there.
 
 mod actions;
+#[cfg(target_arch = "x86_64")]
+mod cpuid;
 mod demo;
 mod kernel;
 mod network;
