@@ -11,7 +11,7 @@
 //! every frame.)
 //!
 //! What the namespace has beside that does not hold in the guest: its firewall, its policy routing, its traffic shaping on
-//! the way out. Its own programs are deaf meanwhile.
+//! the way out. Processes in that namespace receive no packets while the VM runs.
 
 mod join;
 mod read;
@@ -21,11 +21,11 @@ use crate::run::Hint;
 use anyhow::{Context, Result, anyhow, bail};
 use contract::guest;
 use contract::pod::{self, Pod};
+use netlink::Socket;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
-use stage2::netlink::Socket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A network that is joined to a machine as long as all of this exists; nothing of it for a pod that has loopback alone.

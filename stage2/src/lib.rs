@@ -21,7 +21,6 @@ mod launch;
 mod life;
 mod lookup;
 mod mount;
-pub mod netlink;
 mod notify;
 mod plan;
 mod populate;

@@ -1,57 +1,30 @@
 //! The guest's network: loopback, and the cards as the interfaces of the pod's network namespace were. The namespace has
 //! found out already that its addresses are nobody else's, so they are usable at once.
 
-use crate::netlink::{APPEND, CREATE, EXCLUSIVE, Message, Socket, attributes, u32_at};
 use anyhow::{Context, Result, bail};
 use contract::guest::{Address, Interface, Neighbour, Network, Route};
+use netlink::link::{self, Link};
+use netlink::uapi::{
+    AF_INET, AF_INET6, IFA_ADDRESS, IFA_BROADCAST, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, IFA_FLAGS, IFA_LOCAL, IFF_UP,
+    IFINFOMSG_BYTES, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, NDA_DST, NDA_LLADDR, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL,
+    NUD_PERMANENT, RT_TABLE_MAIN, RTA_DST, RTA_GATEWAY, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY, RTA_VIA, RTM_GETLINK,
+    RTM_NEWADDR, RTM_NEWNEIGH, RTM_NEWROUTE, RTNH_F_ONLINK, RTPROT_STATIC,
+};
+use netlink::{Message, Socket, attribute, u32_at};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-const NEW_LINK: u16 = 16;
-const GET_LINK: u16 = 18;
-const NEW_ADDRESS: u16 = 20;
-const NEW_ROUTE: u16 = 24;
-const NEW_NEIGHBOUR: u16 = 28;
-
 /// The loopback interface is the first that a kernel makes.
-const LOOPBACK: u32 = 1;
-const IFF_UP: u32 = 1;
-/// struct ifinfomsg.
-const LINK_HEAD_BYTES: usize = 16;
-const LINK_ADDRESS: u16 = 1;
-const LINK_NAME: u16 = 3;
-const LINK_MTU: u16 = 4;
-const LINK_OF_FAMILIES: u16 = 26;
-/// In AF_INET6's part: how it makes addresses by itself.
-const GENERATION: u16 = 8;
-const GENERATE_NONE: u8 = 1;
-
-const ADDRESS_PEER: u16 = 1;
-const ADDRESS_OWN: u16 = 2;
-const ADDRESS_BROADCAST: u16 = 4;
-const ADDRESS_FLAGS: u16 = 8;
+const LOOPBACK: Link<'static> = Link::Index(1);
+const LOOPBACK_INDEX: u32 = 1;
 /// No probing for a duplicate, and no route: routes are all named.
-const FLAGS_OF_ADDRESSES: u32 = 0x02 | 0x200;
-
-const ROUTE_DESTINATION: u16 = 1;
-const ROUTE_INTERFACE: u16 = 4;
-const ROUTE_GATEWAY: u16 = 5;
-const ROUTE_METRIC: u16 = 6;
-const ROUTE_SOURCE: u16 = 7;
-const ROUTE_VIA: u16 = 18;
-const TABLE_MAIN: u8 = 254;
-const PROTOCOL_STATIC: u8 = 4;
-const ON_LINK: u32 = 4;
-
-const NEIGHBOUR_IP: u16 = 1;
-const NEIGHBOUR_ADDRESS: u16 = 2;
-const NEIGHBOUR_PERMANENT: u16 = 0x80;
+const FLAGS_OF_ADDRESSES: u32 = IFA_F_NODAD | IFA_F_NOPREFIXROUTE;
 
 /// Brings loopback up, and the cards if there are any.
 pub(super) fn up(network: Option<&Network>) -> Result<()> {
     let kernel = Socket::route().context("speak with the kernel about interfaces")?;
-    set_link(&kernel, LOOPBACK, IFF_UP, |message| message).context("bring up the loopback interface")?;
+    link::set(&kernel, LOOPBACK, IFF_UP, |message| message).context("bring up the loopback interface")?;
     let Some(network) = network else { return Ok(()) };
     let cards = cards(&kernel).context("look for network cards")?;
     let mut indices = HashMap::new();
@@ -64,7 +37,8 @@ pub(super) fn up(network: Option<&Network>) -> Result<()> {
     // A name that is wanted may be another card's until all have given theirs up. No user can have chosen these.
     for index in indices.values() {
         let name = format!(".{index}");
-        set_link(&kernel, *index, 0, |message| message.with_text(LINK_NAME, &name)).context("rename a card")?;
+        link::set(&kernel, Link::Index(*index), 0, |message| message.with_text(IFLA_IFNAME, &name))
+            .context("rename a card")?;
     }
     for interface in &network.interfaces {
         let index = indices[interface.name.as_str()];
@@ -86,41 +60,24 @@ pub(super) fn up(network: Option<&Network>) -> Result<()> {
 /// The guest's interfaces by their hardware addresses.
 fn cards(kernel: &Socket) -> Result<HashMap<[u8; 6], u32>, Errno> {
     let mut found = HashMap::new();
-    kernel.dump(Message::new(GET_LINK, 0, &[0; LINK_HEAD_BYTES]), |_, body| {
-        let address = attributes(body, LINK_HEAD_BYTES).find(|(kind, _)| *kind == LINK_ADDRESS);
-        let address = address.and_then(|(_, bytes)| <[u8; 6]>::try_from(bytes).ok());
-        if let (Some(address), Some(index)) = (address, u32_at(body, 4).filter(|index| *index != LOOPBACK)) {
+    for (_, body) in kernel.dump(RTM_GETLINK, &[0; IFINFOMSG_BYTES])? {
+        let address = attribute(&body, IFINFOMSG_BYTES, IFLA_ADDRESS);
+        let address = address.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+        if let (Some(address), Some(index)) = (address, u32_at(&body, 4).filter(|index| *index != LOOPBACK_INDEX)) {
             found.insert(address, index);
         }
-    })?;
+    }
     Ok(found)
 }
 
-/// Sets these flags of an interface, and the attributes that `more` adds.
-fn set_link(kernel: &Socket, index: u32, flags: u32, more: impl FnOnce(Message) -> Message) -> Result<(), Errno> {
-    let mut head = [0; LINK_HEAD_BYTES];
-    head[4..8].copy_from_slice(&index.to_ne_bytes());
-    head[8..12].copy_from_slice(&flags.to_ne_bytes());
-    head[12..].copy_from_slice(&flags.to_ne_bytes()); // Which of them count.
-    kernel.execute(&[&more(Message::new(NEW_LINK, 0, &head))])
-}
-
 fn set_up(kernel: &Socket, index: u32, interface: &Interface) -> Result<()> {
-    set_link(kernel, index, 0, |message| {
-        message.with_text(LINK_NAME, &interface.name).with(LINK_MTU, &interface.mtu_bytes.to_ne_bytes())
+    link::set(kernel, Link::Index(index), 0, |message| {
+        message.with_text(IFLA_IFNAME, &interface.name).with(IFLA_MTU, &interface.mtu_bytes.to_ne_bytes())
     })
     .context("set name and MTU")?;
-    // All addresses are named, those of the link too. A kernel without IPv6 has nothing to be told.
-    let no_own_addresses = |message: Message| {
-        message.with_nested(LINK_OF_FAMILIES, |families| {
-            families.with_nested(FAMILY_6.into(), |family| family.with(GENERATION, &[GENERATE_NONE]))
-        })
-    };
-    match set_link(kernel, index, 0, no_own_addresses) {
-        Ok(()) | Err(Errno::AFNOSUPPORT | Errno::OPNOTSUPP) => {}
-        Err(error) => return Err(error).context("keep IPv6 from making addresses"),
-    }
-    set_link(kernel, index, IFF_UP, |message| message).context("bring it up")?;
+    // All addresses are named, those of the link too.
+    link::no_generated_addresses(kernel, Link::Index(index)).context("keep IPv6 from making addresses")?;
+    link::set(kernel, Link::Index(index), IFF_UP, |message| message).context("bring it up")?;
     for address in &interface.addresses {
         let added = add_address(kernel, index, address);
         added.with_context(|| format!("give it the address {}/{}", address.ip, address.prefix_bits))?;
@@ -131,25 +88,25 @@ fn set_up(kernel: &Socket, index: u32, interface: &Interface) -> Result<()> {
 fn add_address(kernel: &Socket, index: u32, address: &Address) -> Result<(), Errno> {
     let mut head = [family(address.ip), address.prefix_bits, 0, address.scope, 0, 0, 0, 0];
     head[4..].copy_from_slice(&index.to_ne_bytes());
-    let mut message = Message::new(NEW_ADDRESS, CREATE | EXCLUSIVE, &head)
-        .with(ADDRESS_OWN, &octets(address.ip))
-        .with(ADDRESS_PEER, &octets(address.peer.unwrap_or(address.ip)))
-        .with(ADDRESS_FLAGS, &FLAGS_OF_ADDRESSES.to_ne_bytes());
+    let mut message = Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, &head)
+        .with(IFA_LOCAL, &octets(address.ip))
+        .with(IFA_ADDRESS, &octets(address.peer.unwrap_or(address.ip)))
+        .with(IFA_FLAGS, &FLAGS_OF_ADDRESSES.to_ne_bytes());
     if let Some(broadcast) = address.broadcast {
-        message = message.with(ADDRESS_BROADCAST, &broadcast.octets());
+        message = message.with(IFA_BROADCAST, &broadcast.octets());
     }
     kernel.execute(&[&message])
 }
 
 fn add_route(kernel: &Socket, index: Option<u32>, route: &Route) -> Result<(), Errno> {
-    let flags = if route.on_link { ON_LINK } else { 0 };
+    let flags = if route.on_link { RTNH_F_ONLINK } else { 0 };
     let mut head = [
         family(route.destination),
         route.prefix_bits,
         0,
         0,
-        TABLE_MAIN,
-        PROTOCOL_STATIC,
+        RT_TABLE_MAIN,
+        RTPROT_STATIC,
         route.scope,
         route.kind,
         0,
@@ -159,25 +116,25 @@ fn add_route(kernel: &Socket, index: Option<u32>, route: &Route) -> Result<(), E
     ];
     head[8..].copy_from_slice(&flags.to_ne_bytes());
     // Routes that differ in their router alone are appended, as the namespace has them.
-    let mut message = Message::new(NEW_ROUTE, CREATE | APPEND, &head);
+    let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, &head);
     if route.prefix_bits > 0 {
-        message = message.with(ROUTE_DESTINATION, &octets(route.destination));
+        message = message.with(RTA_DST, &octets(route.destination));
     }
     if let Some(index) = index {
-        message = message.with(ROUTE_INTERFACE, &index.to_ne_bytes());
+        message = message.with(RTA_OIF, &index.to_ne_bytes());
     }
     if let Some(source) = route.source {
-        message = message.with(ROUTE_SOURCE, &octets(source));
+        message = message.with(RTA_PREFSRC, &octets(source));
     }
     if route.metric != 0 {
-        message = message.with(ROUTE_METRIC, &route.metric.to_ne_bytes());
+        message = message.with(RTA_PRIORITY, &route.metric.to_ne_bytes());
     }
     message = match route.gateway {
         None => message,
-        Some(gateway) if family(gateway) == family(route.destination) => message.with(ROUTE_GATEWAY, &octets(gateway)),
+        Some(gateway) if family(gateway) == family(route.destination) => message.with(RTA_GATEWAY, &octets(gateway)),
         // struct rtvia: the family, and the address of a router that speaks another protocol than its packets.
         Some(gateway) => {
-            message.with(ROUTE_VIA, &[&u16::from(family(gateway)).to_ne_bytes()[..], &octets(gateway)].concat())
+            message.with(RTA_VIA, &[&u16::from(family(gateway)).to_ne_bytes()[..], &octets(gateway)].concat())
         }
     };
     kernel.execute(&[&message])
@@ -186,18 +143,13 @@ fn add_route(kernel: &Socket, index: Option<u32>, route: &Route) -> Result<(), E
 fn add_neighbour(kernel: &Socket, index: u32, neighbour: &Neighbour) -> Result<(), Errno> {
     let mut head = [family(neighbour.ip), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     head[4..8].copy_from_slice(&index.to_ne_bytes());
-    head[8..10].copy_from_slice(&NEIGHBOUR_PERMANENT.to_ne_bytes());
-    let message = Message::new(NEW_NEIGHBOUR, CREATE, &head);
-    kernel.execute(&[&message
-        .with(NEIGHBOUR_IP, &octets(neighbour.ip))
-        .with(NEIGHBOUR_ADDRESS, &neighbour.hardware_address)])
+    head[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    let message = Message::new(RTM_NEWNEIGH, NLM_F_CREATE, &head);
+    kernel.execute(&[&message.with(NDA_DST, &octets(neighbour.ip)).with(NDA_LLADDR, &neighbour.hardware_address)])
 }
 
-const FAMILY_4: u8 = 2;
-const FAMILY_6: u8 = 10;
-
 fn family(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { FAMILY_4 } else { FAMILY_6 }
+    if ip.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {
