@@ -2,6 +2,7 @@
 
 use crate::arguments::PodArguments;
 use crate::failure::Failure;
+use crate::lsm::Apparmor;
 use crate::pod_json::{DeviceNode, Facts, environment};
 use crate::values::volume::VolumeFlag;
 use anyhow::{Context, Result};
@@ -52,6 +53,7 @@ pub(crate) fn gather(arguments: &PodArguments) -> Result<Facts> {
     if flags.net == "host" || flags.hosts_entry.iter().any(|entry| entry == "host") {
         facts.hosts = optional_text(Path::new("/etc/hosts"))?;
     }
+    facts.apparmor = Apparmor::look();
     facts.missing_capabilities = missing_capabilities();
     Ok(facts)
 }

@@ -13,6 +13,7 @@ mod facts;
 mod failure;
 mod images;
 mod life;
+mod lsm;
 mod network;
 mod output;
 mod pod_json;

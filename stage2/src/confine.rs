@@ -9,7 +9,7 @@ use crate::root::Root;
 use crate::user::{self, Identity};
 use crate::{lookup, notify, seccomp, sys};
 use anyhow::{Context, Result, ensure};
-use contract::pod::{App, Seccomp};
+use contract::pod::{App, Label, Seccomp};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -103,6 +103,7 @@ pub(crate) fn execute(
     oom_score(app, proc)?;
     limits(app)?;
     keyring()?;
+    label(app, proc)?;
     working_directory(root, program.working_directory)?;
     let environment = environment(program, who)?;
     let arguments = strings(program.arguments.iter().cloned()).context("read the arguments")?;
@@ -143,6 +144,28 @@ fn oom_score(app: &App, proc: Option<&OwnedFd>) -> Result<()> {
         message: format!("set oom_score_adj to {score}"),
         hint: "lowering it takes CAP_SYS_RESOURCE, which whoever runs `pod` must have",
     })
+}
+
+/// For the execve at the end. The filter, which is installed before it, may refuse to write files.
+fn label(app: &App, proc: Option<&OwnedFd>) -> Result<()> {
+    let Some(label) = &app.label else { return Ok(()) };
+    let proc = proc.context("no proc to set a label by")?.as_fd();
+    match label {
+        Label::Apparmor { profile } => {
+            let value = format!("exec {profile}");
+            let written = match crate::proc::write(proc, "self/attr/apparmor/exec", &value) {
+                // Before Linux 5.1 there is one file for all modules.
+                Err(error) if error.downcast_ref() == Some(&Errno::NOENT) => {
+                    crate::proc::write(proc, "self/attr/exec", &value)
+                }
+                other => other,
+            };
+            written.with_context(|| Advised {
+                message: format!("confine it by AppArmor profile `{profile}`"),
+                hint: "see that the profile is loaded: `aa-status`",
+            })
+        }
+    }
 }
 
 /// Before the user changes: raising a hard limit takes CAP_SYS_RESOURCE.

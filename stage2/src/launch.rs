@@ -107,10 +107,8 @@ fn become_program(
         }
         Place::Beside(first) => {
             // While the pod root is still here: inside the app's world its masks would make the kernel refuse it.
-            let proc = match program.app.oom_score_adj {
-                Some(_) => Some(mount::detached("proc", &[], mount::INERT)?),
-                None => None,
-            };
+            let needed = program.app.oom_score_adj.is_some() || program.app.label.is_some();
+            let proc = needed.then(|| mount::detached("proc", &[], mount::INERT)).transpose()?;
             enter(*first)?;
             let root = Root::open(Path::new("/"))?;
             let who = confine::identity(&root, program)?;

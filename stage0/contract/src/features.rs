@@ -1,7 +1,7 @@
 //! What a pod needs of its stage1, derived from `pod.json` and compared with `stage1.json`. A need that is not declared
 //! is an error: a confinement is never dropped with a warning.
 
-use crate::pod::{App, Ipc, Network, Pod, RestartPolicy, Seccomp, Stdio, VolumeSource};
+use crate::pod::{App, Ipc, Label, Network, Pod, RestartPolicy, Seccomp, Stdio, VolumeSource};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)] // Each is the field of `pod.json` that needs it; see `of_pod` and `of_app`.
 pub enum Feature {
+    Apparmor,
     Capabilities,
     CpuLimit,
     Devices,
@@ -80,6 +81,7 @@ fn of_app(app: &App) -> Vec<Feature> {
         (!app.masked_paths.is_empty() || !app.read_only_paths.is_empty(), Feature::PathMasks),
         (app.no_new_privileges, Feature::NoNewPrivileges),
         (app.seccomp != Seccomp::Unconfined, Feature::Seccomp),
+        (matches!(app.label, Some(Label::Apparmor { .. })), Feature::Apparmor),
         (!app.rlimits.is_empty(), Feature::Rlimits),
         (app.oom_score_adj.is_some(), Feature::OomScoreAdj),
         (app.restart.policy != RestartPolicy::No, Feature::Restart),

@@ -126,6 +126,9 @@ pub struct App {
     pub no_new_privileges: bool,
     /// System call filter.
     pub seccomp: Seccomp,
+    /// What a security module of the kernel confines the app by; absent: as what started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
     /// setrlimit(2).
     #[serde(default)]
     pub rlimits: Vec<Rlimit>,
@@ -396,6 +399,17 @@ pub enum Seccomp {
         /// Returned for these; absent: the app is killed by SIGSYS.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         errno: Option<i32>,
+    },
+}
+
+/// What is written to `/proc/self/attr` before execve(2). A start fails if the kernel refuses it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "module", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Label {
+    /// AppArmor.
+    Apparmor {
+        /// Name of a loaded profile.
+        profile: String,
     },
 }
 

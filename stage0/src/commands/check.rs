@@ -3,6 +3,7 @@
 
 use crate::arguments::commands::{Format, Formatted};
 use crate::cgroup::hierarchy::{self, Hierarchies};
+use crate::lsm::{self, Apparmor};
 use crate::output::{self, Table};
 use crate::pod_json::confinement;
 use crate::stage1;
@@ -25,6 +26,7 @@ struct Host {
     seccomp_actions: String,
     permitted: u64,
     ptmx: bool,
+    apparmor: Apparmor,
     erofs: Option<PathBuf>,
     certificates: bool,
     stages: Vec<(&'static str, Option<usize>)>,
@@ -93,6 +95,7 @@ fn kernel_lines(host: &Host) -> Vec<Line> {
         (true, false) => line("private-users", false, "", "idmapped mounts under overlayfs; Linux 5.19 or newer"),
     });
     lines.extend([
+        apparmor(&host.apparmor),
         line("seccomp", host.seccomp_actions.contains("errno"), "filter mode", "CONFIG_SECCOMP_FILTER"),
         match lost.as_slice() {
             [] => line("capabilities", true, "all of the default set", ""),
@@ -122,6 +125,21 @@ fn kernel_lines(host: &Host) -> Vec<Line> {
         .filter(|line| line.feature == "rlimits" && line.state == State::No)
         .for_each(|line| line.state = State::Partly);
     lines
+}
+
+/// The detail of the profile that apps get if nothing is said.
+fn apparmor(host: &Apparmor) -> Line {
+    let detail = |state, detail: String| Line { feature: "apparmor".into(), state, detail };
+    match (host, host.mode(lsm::PROFILE)) {
+        (_, Some("enforce")) => detail(State::Yes, format!("profile `{}`", lsm::PROFILE)),
+        (_, Some(mode)) => detail(State::Partly, format!("profile `{}` is loaded in mode {mode}", lsm::PROFILE)),
+        (Apparmor::On(_), None) => detail(
+            State::Partly,
+            format!("`--apparmor=PROFILE` only; load `{0}`: `apparmor_parser --replace FILE`", lsm::PROFILE),
+        ),
+        (Apparmor::Hidden(why), None) => detail(State::No, why.clone()),
+        (Apparmor::Off, None) => detail(State::No, "a kernel that runs AppArmor".into()),
+    }
 }
 
 fn cgroup_lines(host: &Host) -> Vec<Line> {
@@ -196,6 +214,7 @@ fn look() -> Result<Host> {
         seccomp_actions: text("/proc/sys/kernel/seccomp/actions_avail"),
         permitted: rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits()),
         ptmx: Path::new("/dev/ptmx").exists(),
+        apparmor: Apparmor::look(),
         erofs: program("mkfs.erofs"),
         certificates: Path::new("/etc/ssl/certs").is_dir() || Path::new("/etc/pki/tls/certs").is_dir(),
         stages: ["namespaces", "kvm"]

@@ -11,6 +11,7 @@ use crate::stage1::{self, Given, Located, Meaning};
 use crate::{facts, images, network, output, pod_json, users};
 use anyhow::{Context, Result};
 use contract::dir::{HOST, POD, Phase, State};
+use contract::features::Feature;
 use contract::host::Host;
 use contract::name::PodUuid;
 use contract::pod::{IdRange, Network, Pod, Stdio, Trust};
@@ -112,6 +113,7 @@ fn resolve(
     let mut facts = facts::gather(arguments)?;
     // The range is leased when the pod has a directory; until then any will do to see what the pod needs.
     facts.id_range = arguments.pod.private_users.then_some(IdRange { first: 0, count: 0 });
+    facts.apparmor_by_default = stage1.stage1.features.contains(&Feature::Apparmor);
     let mut pod = pod_json::build(uuid, arguments, apps, insecure, &facts, globals.debug)?;
     stage1.refuse_unknown_needs(&pod)?;
     if stage1.stage1.root == RootForm::Block {

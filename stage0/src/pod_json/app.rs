@@ -75,6 +75,7 @@ pub(crate) fn build(
         )?,
         no_new_privileges: flags.no_new_privs.or(of_image.isolators.no_new_privileges).unwrap_or(false),
         seccomp: confinement::seccomp(flags, isolators, context.insecure)?,
+        label: confinement::label(flags, context.insecure, context.facts)?,
         rlimits: rlimits(flags, of_image)?,
         limits: limits::resolve(&flags.limits, isolators, &context.facts.devices)?,
         oom_score_adj: flags.oom_score_adj.or(of_image.isolators.oom_score_adjust),

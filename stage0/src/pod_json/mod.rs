@@ -11,6 +11,7 @@ pub(crate) mod volumes;
 use crate::arguments::PodArguments;
 use crate::arguments::pod_flags::IpcFlag;
 use crate::failure::Failure;
+use crate::lsm::Apparmor;
 use crate::values::sets::Insecure;
 use contract::name::{AppName, PodUuid};
 use contract::pod::{DeviceKind, IdRange, Ipc, Machine, Network, Pod, Trust};
@@ -73,6 +74,10 @@ pub(crate) struct Facts {
     pub(crate) id_range: Option<IdRange>,
     /// Absolute path of `--kernel`.
     pub(crate) kernel: Option<PathBuf>,
+    /// AppArmor of the host.
+    pub(crate) apparmor: Apparmor,
+    /// The stage1 can give apps a profile, so they get the one that comes with pod.
+    pub(crate) apparmor_by_default: bool,
     /// Capabilities that pod itself has not, so that it cannot give them.
     pub(crate) missing_capabilities: Vec<contract::kernel::Capability>,
 }

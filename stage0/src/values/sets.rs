@@ -68,6 +68,27 @@ pub(crate) fn seccomp(text: &str) -> Result<SeccompFlag, String> {
     Ok(flag)
 }
 
+/// What `--apparmor` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ApparmorFlag {
+    /// No profile.
+    Unconfined,
+    /// This one.
+    Profile(String),
+}
+
+/// The name of a profile, or `unconfined`.
+pub(crate) fn apparmor(text: &str) -> Result<ApparmorFlag, String> {
+    match text {
+        "unconfined" => Ok(ApparmorFlag::Unconfined),
+        // The kernel reads a line of `exec NAME`.
+        name if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(ApparmorFlag::Profile(name.to_owned()))
+        }
+        other => Err(format!("`{}` is not the name of a profile", other.escape_debug())),
+    }
+}
+
 /// The errors that a filter may sensibly answer with.
 pub(crate) fn errno(name: &str) -> Result<i32, String> {
     const NAMES: [(&str, i32); 16] = [
@@ -180,6 +201,15 @@ mod tests {
         assert_eq!(seccomp("unconfined").unwrap().mode, SeccompMode::Unconfined);
         for bad in ["", "mode=retain", "mode=allow,read", "errno=EFOO,read", "read,,write", "action=kill,read"] {
             assert!(seccomp(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn profiles() {
+        assert_eq!(apparmor("unconfined"), Ok(ApparmorFlag::Unconfined));
+        assert_eq!(apparmor("/usr/bin/x//y"), Ok(ApparmorFlag::Profile("/usr/bin/x//y".to_owned())));
+        for bad in ["", "a b", "a\nexec unconfined", "\u{e4}"] {
+            assert!(apparmor(bad).is_err(), "{bad:?}");
         }
     }
 

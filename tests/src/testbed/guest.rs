@@ -70,6 +70,7 @@ fn set_up() -> Result<()> {
         return Err(error).context("execute systemd");
     }
     cgroups()?;
+    mount("securityfs", "/sys/kernel/security", "securityfs", MountFlags::NOSUID, None).context("mount securityfs")?;
     self::job()
 }
 

@@ -20,6 +20,11 @@ pub type Check = (&'static str, fn(&Test));
 /// Runs `checks` with `--stage1=kvm`, one after the other, in a machine of their own, and fails if one of them does. To be called
 /// as the whole body of the test `test`: in the machine, the same body does the work.
 pub fn checks(test: &str, checks: &[Check]) {
+    checks_on("kvm", test, checks);
+}
+
+/// As [`checks`], with another `--stage1=`.
+pub fn checks_on(stage1: &'static str, test: &str, checks: &[Check]) {
     if std::env::var_os(INSIDE).is_none() {
         if let Some(reason) = super::missing() {
             return crate::skip(&reason);
@@ -27,13 +32,13 @@ pub fn checks(test: &str, checks: &[Check]) {
         machine(&["--exact", test, "--nocapture"], "auto");
         return;
     }
-    let failed: Vec<&str> = checks.iter().filter(|check| !holds(check)).map(|(name, _)| *name).collect();
+    let failed: Vec<&str> = checks.iter().filter(|check| !holds(stage1, check)).map(|(name, _)| *name).collect();
     assert!(failed.is_empty(), "failed in the testbed: {}", failed.join(", "));
 }
 
-fn holds((name, check): &Check) -> bool {
+fn holds(stage1: &'static str, (name, check): &Check) -> bool {
     let begin = Instant::now();
-    let result = catch_unwind(AssertUnwindSafe(|| crate::on_stage("kvm", name, *check)));
+    let result = catch_unwind(AssertUnwindSafe(|| crate::on_stage(stage1, name, *check)));
     let word = if result.is_ok() { "ok" } else { "FAILED" };
     println!("testbed: {name} ... {word} ({:.1} s)", begin.elapsed().as_secs_f64());
     result.is_ok()

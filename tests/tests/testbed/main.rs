@@ -4,6 +4,7 @@
 
 mod failures;
 mod hypervisor;
+mod lsm;
 mod network;
 
 use std::time::Duration;

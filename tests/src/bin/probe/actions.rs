@@ -145,6 +145,11 @@ fn process(words: &[&str]) -> Result<Option<u8>> {
         }
         ["process-fork", count] => println!("forked {}", fork_sleepers(count.parse()?)?),
         ["process-orphan", seconds] => orphan(Duration::from_secs_f64(seconds.parse()?))?,
+        ["process-mount", path] => {
+            let flags = nix::mount::MsFlags::empty();
+            let result = nix::mount::mount(Some("tmpfs"), *path, Some("tmpfs"), flags, None::<&str>);
+            println!("{}", result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned()));
+        }
         ["process-umask"] => {
             let mask = crate::kernel::status().get("Umask").cloned().unwrap_or_default();
             println!("{mask}");

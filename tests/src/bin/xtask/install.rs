@@ -2,7 +2,7 @@
 //! reads to `lib/pod`, where it looks relative to itself; manual pages and completions to `share`, where man(1) and the shells look.
 
 use crate::build::{Profile, build, kernel};
-use crate::command::must;
+use crate::command::{must, workspace};
 use crate::packages::{self, Need};
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -37,6 +37,10 @@ pub(crate) fn install(prefix: &Path) -> Result<()> {
             place(&built.join(&declaration), &library.join(&declaration), 0o644)?;
         }
     }
+    // Where it takes effect, and when it is loaded, is the system's business: packages put it into /etc/apparmor.d.
+    let profiles = prefix.join("share/pod/apparmor");
+    fs::create_dir_all(&profiles).with_context(|| profiles.display().to_string())?;
+    place(&workspace().join("stage0/dist/apparmor/pod-default"), &profiles.join("pod-default"), 0o644)?;
     documentation(&programs.join("pod"), prefix)?;
     match kernel() {
         Ok(kernel) => place(&kernel, &library.join("vmlinux"), 0o644)?,
