@@ -140,7 +140,7 @@ fn write_down(pods: &Pods, dir: &PodDir, pod: &mut Pod, stage1: &Located, cgroup
     let mut host = Host { stage1: Some(stage1.file.clone()), stage1_image: stage1.image.clone(), ..Host::default() };
     if pod.private_users.is_some() {
         // The lease names its pod, so gc finds it by the pod's death even if host.json never came to be.
-        let range = lease::take(pods, &pod.uuid)?;
+        let range = lease::take(pods, &pod.uuid, pod.name.as_ref())?;
         pod.private_users = Some(range);
         host.id_range = Some(range);
     }

@@ -66,7 +66,7 @@ pub(crate) fn sweep(pods: &Pods) -> Result<()> {
 }
 
 /// A pod lives, for its name, while it is being made, is prepared, or runs.
-fn is_alive(pods: &Pods, uuid: &PodUuid) -> Result<bool> {
+pub(crate) fn is_alive(pods: &Pods, uuid: &PodUuid) -> Result<bool> {
     for phase in [Phase::Embryo, Phase::Prepare, Phase::Prepared, Phase::Run] {
         if let Some(pod) = pods.open_pod(phase, uuid)? {
             return Ok(matches!(pod.state()?, State::Embryo | State::Preparing | State::Prepared | State::Running));

@@ -5,7 +5,7 @@ use super::{lease, names};
 use crate::cgroup::make;
 use crate::failure::Failure;
 use anyhow::{Context, Result};
-use contract::dir::HOST;
+use contract::dir::{HOST, Phase};
 use contract::host::Host;
 use contract::json::ReadError;
 use contract::name::PodUuid;
@@ -39,6 +39,23 @@ pub(crate) fn release(pods: &Pods, pod: &PodDir) -> Result<()> {
         lease::release(pods, &pod.uuid, range)?;
     }
     Ok(())
+}
+
+/// Whether no process is left in any cgroup of this pod, as far as the pod wrote them down. A pod that was collected has none.
+pub(crate) fn has_no_process(pods: &Pods, uuid: &PodUuid) -> Result<bool> {
+    for phase in Phase::ALL {
+        let Some(pod) = pods.open_pod(phase, uuid)? else { continue };
+        let host = match pod.read::<Host>(HOST) {
+            Err(error) if !is_cut_short(&error) => return Err(error),
+            read => read.ok().flatten().unwrap_or_default(),
+        };
+        for cgroup in &host.cgroups {
+            if !members(cgroup)?.is_empty() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Whether the file ends too early, as one does whose writer was killed.

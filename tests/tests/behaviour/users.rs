@@ -86,3 +86,15 @@ stage_test!(a_user_namespace_keeps_the_owners_of_the_image, needs[PrivateUsers],
     let pod = t.pod().flag("--private-users").app("a", words).run();
     pod.assert_exit(0).assert_stdout("1000:50 0640\n0:0 0755\n0:0 0644");
 });
+
+// A service that is restarted must find that its files are still its own, before `pod gc` has met its predecessor.
+stage_test!(a_named_pod_keeps_its_user_ids, needs[PrivateUsers], |t| {
+    let first_id = |name: &str| {
+        let pod = t.pod().flag("--private-users").flag(&format!("--name={name}")).app("a", "report").run();
+        pod.assert_exit(0).json()["uid_map"][1].clone()
+    };
+    let (web, database) = (first_id("web"), first_id("database"));
+    assert_ne!(web, database, "a dead pod's ids go to its own name first");
+    assert_eq!(first_id("web"), web);
+    assert_eq!(first_id("database"), database);
+});
