@@ -12,6 +12,7 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, mount_remount, move_mount,
     open_tree,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -35,6 +36,8 @@ const CAPABILITIES: [Capability; 9] = [
     Capability::Setuid,
     Capability::SysAdmin,
 ];
+/// As many files as virtiofsd itself would ask for, if it had the capability.
+const OPEN_FILES_MAX: u64 = 1_000_000;
 /// What it has no use for: what reaches other processes, the kernel or the machine. (It asks for userfaultfd at its start.)
 const FORBIDDEN: [libc::c_long; 27] = [
     libc::SYS_acct,
@@ -137,10 +140,30 @@ pub(crate) fn main(parent: &str, words: &[&str]) -> Result<u8> {
     };
     move_mount(&volume, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context("mount the volume")?;
     crate::sys::restrict_mounts(&place, *mode == "read-only").context("restrict the volume's mounts")?;
+    // While CAP_SYS_RESOURCE is there, which goes now.
+    raise_open_files().context("raise the limit of open files")?;
     confine().context("confine virtiofsd")?;
     jail::die_with(parent)?;
     let options = format!("source={SERVED},sandbox=namespace,cache=auto,xattr,modcaps=-mknod,log_level=err");
     jail::execute(program, &[&format!("--fd={socket}"), "--rlimit-nofile=0", "-o", &options])
+}
+
+/// virtiofsd keeps a file open for each inode that the guest knows, and the caller's limit is often 1024.
+fn raise_open_files() -> Result<()> {
+    let text = std::fs::read_to_string("/proc/sys/fs/nr_open").context("read `/proc/sys/fs/nr_open`")?;
+    let most = text.trim().parse::<u64>().context("read `/proc/sys/fs/nr_open`")?.min(OPEN_FILES_MAX);
+    let before = getrlimit(Resource::Nofile);
+    // None: without a limit, which the kernel does not have for this one.
+    let hard = before.maximum.unwrap_or(most);
+    let most = Rlimit { current: Some(hard.max(most)), maximum: Some(hard.max(most)) };
+    match setrlimit(Resource::Nofile, most) {
+        // Root of a user namespace, or without the capability.
+        Err(rustix::io::Errno::PERM) => {
+            let limit = Rlimit { current: Some(hard), maximum: Some(hard) };
+            setrlimit(Resource::Nofile, limit).context("setrlimit")
+        }
+        result => result.context("setrlimit"),
+    }
 }
 
 /// What all of its threads have in common. virtiofsd confines the thread that serves, and those which that one makes, further; but

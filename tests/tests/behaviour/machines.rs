@@ -145,6 +145,19 @@ machine_test!(virtiofsd_is_confined, |t| {
     pod.wait();
 });
 
+// virtiofsd holds each file that the guest has seen; a login shell's limit is not its own.
+machine_test!(a_host_volume_has_more_files_than_the_caller_may_open, |t| {
+    const FILES: usize = 1500;
+    let source = t.path("many");
+    fs::create_dir(&source).unwrap();
+    (0..FILES).for_each(|number| fs::write(source.join(format!("{number}")), "x").unwrap());
+    let volume = format!("--volume=v,kind=host,source={} --mount=volume=v,target=/v", source.display());
+    let (pod, _) = t.pod().flag(&volume).app("a", "file-read-all /v").spawnable();
+    let mut limited = std::process::Command::new("prlimit");
+    limited.args(["--nofile=1024:", "--"]).arg(pod.get_program()).args(pod.get_args());
+    Outcome::of(&mut limited).assert_exit(0).assert_stdout(&format!("read {FILES} files"));
+});
+
 // In software here; what KVM's guests read is asked in the testbed.
 machine_test!(a_guest_reads_the_table_of_its_cpu_only, |t| {
     cpuid::assert_within_table(t, "--hypervisor=qemu");

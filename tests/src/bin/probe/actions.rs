@@ -65,6 +65,11 @@ fn file(words: &[&str]) -> Result<()> {
             writeln!(file, "{}", text.join(" "))?;
         }
         ["file-read", path] => println!("{}", String::from_utf8_lossy(&fs::read(path)?).trim_end()),
+        // One is open at a time.
+        ["file-read-all", directory] => {
+            let files = fs::read_dir(directory)?.map(|entry| Ok(fs::read(entry?.path())?));
+            println!("read {} files", files.collect::<Result<Vec<_>>>()?.len());
+        }
         ["file-try-write", path] => println!("{}", report::open_word(Path::new(path), false, true)),
         ["file-try-create", path] => {
             let created = fs::OpenOptions::new().write(true).create_new(true).open(path);
