@@ -4,24 +4,35 @@ use super::devices::{self, create_directory};
 use anyhow::{Context, Result, bail};
 use contract::guest::{Guest, Root, Volume, VolumeSource};
 use contract::pod::{self, Pod};
-use contract::stage2::{APPS, ROOTFS, VOLUMES};
+use contract::stage2::{APPS, ROOTFS, SHM, VOLUMES};
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 /// The pod root, until [`enter`] makes it the root directory.
 const POD_ROOT: &str = "/run/pod";
 /// Disks and shares, out of the apps' sight.
 const BEHIND: &str = "/run/behind";
+/// As in namespaces.
+const SHARED_BYTES_MAX: u64 = 64 << 20;
 
 /// Mounts all of it below [`POD_ROOT`].
 pub(super) fn lay_out(guest: &Guest, pod: &Pod) -> Result<()> {
-    create_directory("/run")?;
-    for directory in [POD_ROOT, BEHIND] {
+    for directory in ["/run", POD_ROOT, BEHIND] {
         create_directory(directory)?;
-        tmpfs(Path::new(directory))?;
     }
+    let space = Space::of(free_bytes(), pod.limits.memory_bytes, pod.apps.iter().map(|app| app.limits.memory_bytes));
+    let options = format!("mode=0755,size={},nr_inodes={}", space.files_bytes, space.files);
+    let inert = MountFlags::NODEV | MountFlags::NOSUID;
+    tmpfs(Path::new(BEHIND), inert, &options)?;
+    // Volumes lie in the pod root, so it is a part of the same tmpfs: all that the apps write has one limit.
+    let pod_root = Path::new(BEHIND).join("pod");
+    create_directory(&pod_root)?;
+    mount_bind(&pod_root, POD_ROOT).context("bind the pod root")?;
     let below = |path: &str| PathBuf::from(format!("{POD_ROOT}{path}"));
+    create_directory(below(SHM))?;
+    tmpfs(&below(SHM), inert | MountFlags::NOEXEC, &format!("mode=1777,size={}", space.shared_bytes))?;
     create_directory(below(APPS))?;
     create_directory(below(VOLUMES))?;
     for root in &guest.roots {
@@ -49,8 +60,36 @@ pub(super) fn enter() -> Result<()> {
     std::env::set_current_dir("/").context("enter the new root directory")
 }
 
-fn tmpfs(target: &Path) -> Result<()> {
-    mount("tmpfs", target, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, Some(c"mode=0755"))
+/// How much of the guest's memory files may take. A full tmpfs must say ENOSPC while the apps still have memory to go on with.
+#[derive(Debug, PartialEq, Eq)]
+struct Space {
+    /// Of all roots' changes and all empty volumes together.
+    files_bytes: u64,
+    /// Their number: each takes 1 KiB of the kernel's memory beside its content.
+    files: u64,
+    /// Of `/dev/shm`.
+    shared_bytes: u64,
+}
+
+impl Space {
+    /// Half of the free memory, or of what the pod and the largest app may use of it: a file is charged to the app that writes it.
+    fn of(free_bytes: u64, of_pod: Option<u64>, of_apps: impl Iterator<Item = Option<u64>>) -> Self {
+        let largest = of_apps.map(|limit| limit.unwrap_or(u64::MAX)).max();
+        let usable = of_pod.into_iter().chain(largest).fold(free_bytes, u64::min);
+        let files_bytes = usable / 2;
+        Self { files_bytes, files: files_bytes >> 10, shared_bytes: SHARED_BYTES_MAX.min(usable / 4) }
+    }
+}
+
+/// What kernel and init have left.
+fn free_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    u64::from(info.mem_unit) * info.freeram
+}
+
+fn tmpfs(target: &Path, flags: MountFlags, options: &str) -> Result<()> {
+    let options = CString::new(options).context("tmpfs options")?;
+    mount("tmpfs", target, "tmpfs", flags, Some(options.as_c_str()))
         .with_context(|| format!("mount a tmpfs at `{}`", target.display()))
 }
 
@@ -69,7 +108,7 @@ fn mount_root(root: &Root, target: &Path) -> Result<()> {
     // The upper directory's owner and mode are those of the merged root, so they must be the image's.
     copy_owner(&below, &upper)?;
     let options = format!("lowerdir={},upperdir={},workdir={}", below.display(), upper.display(), work.display());
-    let options = std::ffi::CString::new(options).context("overlay options")?;
+    let options = CString::new(options).context("overlay options")?;
     mount("overlay", target, "overlay", MountFlags::NODEV, Some(options.as_c_str())).context("mount the overlay")
 }
 
@@ -120,4 +159,27 @@ fn mount_share(tag: &str, file: Option<&str>, read_only: bool, target: &Path) ->
     mount(tag, &share, "virtiofs", flags, None).context("mount the share")?;
     std::fs::write(target, b"").context("make a place for the file")?;
     mount_bind(share.join(file), target).context("bind the file")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_leave_memory_to_the_apps() {
+        const MIB: u64 = 1 << 20;
+        for (free, of_pod, of_apps, files, shared) in [
+            (480, None, &[None][..], 240, 64),
+            (80, None, &[None, Some(16)], 40, 20),
+            (128, None, &[Some(64)], 32, 16),
+            (128, None, &[Some(16), Some(96)], 48, 24),
+            (128, Some(64), &[None], 32, 16),
+            (40, None, &[Some(64)], 20, 10),
+        ] {
+            let limits = of_apps.iter().map(|limit| limit.map(|mib: u64| mib * MIB));
+            let space = Space::of(free * MIB, of_pod.map(|mib: u64| mib * MIB), limits);
+            let expected = Space { files_bytes: files * MIB, files: files << 10, shared_bytes: shared * MIB };
+            assert_eq!(space, expected, "{free} {of_pod:?} {of_apps:?}");
+        }
+    }
 }

@@ -158,6 +158,27 @@ machine_test!(a_host_volume_has_more_files_than_the_caller_may_open, |t| {
     Outcome::of(&mut limited).assert_exit(0).assert_stdout(&format!("read {FILES} files"));
 });
 
+// Changes of the root and empty volumes are in the guest's memory: a full one is an error, not the end of an app.
+machine_test!(a_full_root_is_enospc_and_the_apps_live_on, |t| {
+    let pod = |flags: &str| t.pod().flag(flags).flag("--volume=e,kind=empty --mount=volume=e,target=/e");
+    let fill =
+        ["/a", "/e/b", "/dev/shm/c"].map(|path| format!("file-write {path} then file-fill {path} then ")).concat();
+    for flags in ["--vm-memory=128M", "--memory=64M"] {
+        let words = format!("{fill} process-memory 8 then file-remove /a then file-write /e/d there is room again");
+        let ran = pod(flags).app("a", &words).run();
+        let lines: Vec<&str> = ran.assert_exit(0).stdout.lines().collect();
+        let [root, volume, shared, memory] = lines.as_slice() else { panic!("{flags}: {}", ran.outcome) };
+        let kib =
+            |line: &str| line.strip_prefix("ENOSPC after KiB ").unwrap_or_else(|| panic!("{line}")).parse::<u32>();
+        assert!((20 << 10..64 << 10).contains(&kib(root).unwrap()), "{flags}: {root}");
+        assert_eq!(kib(volume).unwrap(), 0, "{flags}: the root has left nothing to the volume");
+        assert!((10 << 10..40 << 10).contains(&kib(shared).unwrap()), "{flags}: {shared}");
+        assert_eq!(*memory, "used 8");
+    }
+    // As many small files as a package manager makes.
+    pod("--vm-memory=128M").app("a", "file-directory /d then file-create-many /d 25000").run().assert_exit(0);
+});
+
 // In software here; what KVM's guests read is asked in the testbed.
 machine_test!(a_guest_reads_the_table_of_its_cpu_only, |t| {
     cpuid::assert_within_table(t, "--hypervisor=qemu");

@@ -70,6 +70,11 @@ fn file(words: &[&str]) -> Result<()> {
             let files = fs::read_dir(directory)?.map(|entry| Ok(fs::read(entry?.path())?));
             println!("read {} files", files.collect::<Result<Vec<_>>>()?.len());
         }
+        ["file-create-many", directory, count] => {
+            for number in 0..count.parse::<u32>()? {
+                fs::File::create(Path::new(directory).join(number.to_string()))?;
+            }
+        }
         ["file-try-write", path] => println!("{}", report::open_word(Path::new(path), false, true)),
         ["file-try-create", path] => {
             let created = fs::OpenOptions::new().write(true).create_new(true).open(path);
