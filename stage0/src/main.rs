@@ -72,7 +72,7 @@ fn other(globals: &Globals, command: &Command) -> anyhow::Result<()> {
         Command::Fetch(arguments) => commands::images::fetch(globals, arguments),
         Command::List(arguments) => commands::pods::list(globals, arguments),
         Command::Status(arguments) => commands::pods::status(globals, arguments),
-        Command::Stop(arguments) => commands::pods::stop(globals, arguments),
+        Command::Stop(arguments) => commands::stop::stop(globals, arguments),
         Command::Rm(arguments) => commands::pods::remove(globals, arguments),
         Command::Gc(arguments) => commands::pods::collect(globals, arguments),
         Command::CatManifest(arguments) => commands::pods::cat_manifest(globals, arguments),

@@ -9,7 +9,7 @@ use crate::life::pods::{PodDir, Pods};
 use crate::life::supervisor::Connection;
 use anyhow::{Context, Result};
 use contract::control::{self, Reply, Request};
-use contract::dir::{POD, State};
+use contract::dir::{CONTROL, POD, State};
 use contract::name::AppName;
 use contract::pod::Pod;
 use contract::status::AppEnd;
@@ -51,7 +51,10 @@ pub(crate) fn exec(globals: &Globals, arguments: &Exec) -> Result<u8> {
         working_directory: arguments.working_dir.clone(),
         tty,
     });
-    let connection = Connection::open(&pod)?.ok_or_else(|| not_running(&pod))?;
+    let connection = match Connection::open(&pod)? {
+        Some(connection) => connection,
+        None => return Err(not_listening(&pod)?.into()),
+    };
     // Before the program runs, so that no signal falls between.
     let signals = block_signals(tty.is_some())?;
     if tty.is_some() {
@@ -65,6 +68,17 @@ pub(crate) fn exec(globals: &Globals, arguments: &Exec) -> Result<u8> {
 
 fn not_running(pod: &PodDir) -> Failure {
     Failure::new(format!("pod `{}` is not running", pod.uuid))
+}
+
+/// The pod had its lock a moment ago, and has no control socket.
+fn not_listening(pod: &PodDir) -> Result<Failure> {
+    if !pod.is_locked()? {
+        return Ok(not_running(pod));
+    }
+    Ok(Failure::new(format!("pod `{}` runs, but no process listens on its `{CONTROL}`", pod.uuid)).hint(format!(
+        "it may be just starting, then try again; or it is ending, then `pod status --wait {}` waits for its end",
+        &pod.uuid.as_str()[..8]
+    )))
 }
 
 /// The app that is meant: the one that is named, or the only one.
@@ -176,7 +190,7 @@ impl Session {
                 self.drain();
                 self.terminal = None;
                 match end {
-                    AppEnd::Failed { exit, message } => Err(Failure::with_exit(message, exit).into()),
+                    AppEnd::Failed { exit, message } => Err(failed(&message, exit).into()),
                     end => Ok(Some(end.exit_code())),
                 }
             }
@@ -249,6 +263,14 @@ impl Session {
             self.connection.send(&request, &[])?;
         }
         Ok(())
+    }
+}
+
+/// stage2's words: a line, and perhaps advice in a second one.
+fn failed(message: &str, exit: u8) -> Failure {
+    match message.split_once("\nhint: ") {
+        Some((message, hint)) => Failure::with_exit(message, exit).hint(hint),
+        None => Failure::with_exit(message, exit),
     }
 }
 

@@ -7,4 +7,5 @@ pub(crate) mod image_trust;
 pub(crate) mod images;
 pub(crate) mod pods;
 pub(crate) mod run;
+pub(crate) mod stop;
 pub(crate) mod trust;

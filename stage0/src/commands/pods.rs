@@ -1,20 +1,19 @@
-//! Commands about pods that are there: list, status, stop, rm, gc, cat-manifest.
+//! Commands about pods that are there: list, status, rm, gc, cat-manifest.
 
-use crate::arguments::commands::{CatManifest, Format, Gc, List, PodsArgument, Remove, Status, Stop};
+use crate::arguments::commands::{CatManifest, Format, Gc, List, PodsArgument, Remove, Status};
 use crate::arguments::globals::Globals;
 use crate::escape::escape;
 use crate::facts::now_unix_secs;
 use crate::failure::Failure;
 use crate::life::pods::{PodDir, Pods};
-use crate::life::supervisor::{self, Connection};
+use crate::life::supervisor::Connection;
 use crate::life::view::{AppView, View, view};
 use crate::life::{find, gc};
 use crate::output::{self, Table};
 use anyhow::{Context, Result};
 use contract::control::{Reply, Request};
-use contract::dir::{Phase, State};
+use contract::dir::Phase;
 use contract::status::AppEnd;
-use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `pod list`
@@ -78,7 +77,7 @@ fn image(app: &AppView, full: bool) -> String {
 }
 
 /// The pods that are named, by argument or by file.
-fn named(globals: &Globals, argument: &PodsArgument) -> Result<(Pods, Vec<PodDir>)> {
+pub(super) fn named(globals: &Globals, argument: &PodsArgument) -> Result<(Pods, Vec<PodDir>)> {
     let mut texts = argument.pods.clone();
     for path in &argument.uuid_file {
         let text = std::fs::read_to_string(path).with_context(|| format!("read the UUID in `{}`", path.display()))?;
@@ -158,69 +157,6 @@ fn wait_ready(pod: &PodDir) -> Result<()> {
         // second at most.
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
-    }
-}
-
-/// `pod stop`: returns when the pods are dead.
-pub(crate) fn stop(globals: &Globals, arguments: &Stop) -> Result<()> {
-    let (_, found) = named(globals, &arguments.pods)?;
-    // All are told first, so that their grace times run side by side.
-    for pod in &found {
-        let state = pod.state()?;
-        let hint = match state {
-            State::Prepared => "`pod rm` removes a prepared pod",
-            State::Embryo | State::Preparing => "it is just starting; try again, or kill the `pod run` that starts it",
-            _ => "",
-        };
-        if !hint.is_empty() {
-            return Err(Failure::new(format!("pod `{}` is not running", pod.uuid)).hint(hint).into());
-        }
-        tell_to_stop(pod, arguments).with_context(|| format!("stop pod `{}`", pod.uuid))?;
-    }
-    for pod in &found {
-        pod.wait_unlocked()?;
-        output::print(&format!("{}\n", pod.uuid))?;
-    }
-    Ok(())
-}
-
-fn tell_to_stop(pod: &PodDir, arguments: &Stop) -> Result<()> {
-    if pod.phase != Phase::Run || !pod.is_locked()? {
-        return Ok(());
-    }
-    if arguments.force {
-        // The kernel kills the rest of the pod with its supervisor.
-        return match supervisor::process(pod)? {
-            Some(process) => signal(&process, libc::SIGKILL),
-            None => stop_by_socket(pod, Some(0)),
-        };
-    }
-    stop_by_socket(pod, arguments.timeout)
-}
-
-fn stop_by_socket(pod: &PodDir, grace_millis: Option<u64>) -> Result<()> {
-    let Some(connection) = Connection::open(pod)? else {
-        // Not listening yet: SIGTERM means the same to a supervisor.
-        return match supervisor::process(pod)? {
-            Some(process) => signal(&process, libc::SIGTERM),
-            None if pod.is_locked()? => {
-                Err(Failure::new("it is just starting").hint("try again, or kill the `pod run` that started it").into())
-            }
-            None => Ok(()),
-        };
-    };
-    connection.send(&Request::Stop { grace_millis }, &[])?;
-    match connection.receive()? {
-        None | Some((Reply::Accepted, _)) => Ok(()),
-        Some((Reply::Refused { message }, _)) => Err(Failure::new(message).into()),
-        Some(_) => Err(Failure::new("the supervisor gave an answer that fits no stop").into()),
-    }
-}
-
-fn signal(process: &impl AsFd, signal: i32) -> Result<()> {
-    match crate::sys::pidfd_signal(process.as_fd(), signal) {
-        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error).context("signal the supervisor"),
-        _ => Ok(()),
     }
 }
 

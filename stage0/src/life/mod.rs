@@ -5,9 +5,11 @@
 pub(crate) mod delete;
 pub(crate) mod find;
 pub(crate) mod gc;
+pub(crate) mod holder;
 pub(crate) mod lease;
 pub(crate) mod names;
 pub(crate) mod pods;
 pub(crate) mod release;
+pub(crate) mod stopping;
 pub(crate) mod supervisor;
 pub(crate) mod view;

@@ -58,6 +58,17 @@ pub(crate) fn has_no_process(pods: &Pods, uuid: &PodUuid) -> Result<bool> {
     Ok(true)
 }
 
+/// Kills everything in the pod's cgroups. What is not in them is left alone.
+pub(crate) fn kill_all(pod: &PodDir) -> Result<()> {
+    // A pod without a whole host.json has no cgroups yet.
+    let Ok(Some(host)) = pod.read::<Host>(HOST) else { return Ok(()) };
+    for cgroup in host.cgroups.iter().rev() {
+        refuse_foreign(cgroup, &pod.uuid)?;
+        kill_members(cgroup).with_context(|| format!("kill what is in cgroup `{}`", cgroup.display()))?;
+    }
+    Ok(())
+}
+
 /// Whether the file ends too early, as one does whose writer was killed.
 fn is_cut_short(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(ReadError::Json(json)) if json.is_eof())

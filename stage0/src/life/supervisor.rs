@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use contract::control::{MESSAGE_BYTES_MAX, Reply, Request};
 use contract::dir::{CONTROL, PID};
 use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -14,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::{IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// The process of the supervisor, if it still runs. A stored pid may be anybody's by now, so the fd is opened first and the
 /// start time is compared after: then it is the process that wrote the file, or the answer is none.
@@ -49,9 +51,22 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects. `None`: there is no socket, or nobody listens: the pod is not up yet, or over.
     pub(crate) fn open(pod: &PodDir) -> Result<Option<Self>> {
+        Self::connect(pod, None)
+    }
+
+    /// As [`Connection::open`]; a supervisor that accepts no connection for `limit` counts as one that does not listen.
+    pub(crate) fn open_within(pod: &PodDir, limit: Duration) -> Result<Option<Self>> {
+        Self::connect(pod, Some(limit))
+    }
+
+    fn connect(pod: &PodDir, limit: Option<Duration>) -> Result<Option<Self>> {
         let connect = || -> rustix::io::Result<OwnedFd> {
             let socket =
                 rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+            // connect(2) waits while the queue of the listener is full, and send(2) while that of the socket is.
+            if limit.is_some() {
+                sockopt::set_socket_timeout(&socket, Timeout::Send, limit)?;
+            }
             // Through the fd, because a socket's address is at most 108 bytes long and a data directory may be deeper.
             let path = format!("/proc/self/fd/{}/{CONTROL}", pod.fd().as_raw_fd());
             rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
@@ -59,7 +74,7 @@ impl Connection {
         };
         match connect() {
             Ok(socket) => Ok(Some(Self { socket })),
-            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+            Err(Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("connect to pod `{}`", pod.uuid)),
         }
     }

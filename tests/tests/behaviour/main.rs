@@ -19,6 +19,7 @@ mod network;
 mod outcome;
 mod several;
 mod stages;
+mod stopping;
 mod terminals;
 mod testbed;
 mod trust;
