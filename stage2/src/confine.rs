@@ -4,7 +4,7 @@
 //! point of this file; each says what it needs that the next one takes away. An app's first process and `pod exec` both come
 //! through here, so that they are confined alike.
 
-use crate::failure::{Advised, Failure};
+use crate::failure::{Advised, Failure, describe};
 use crate::root::Root;
 use crate::user::{self, Identity};
 use crate::{lookup, notify, seccomp, sys};
@@ -34,6 +34,8 @@ pub(crate) struct Program<'a> {
     pub(crate) user: &'a str,
     /// As in `pod.json`.
     pub(crate) group: Option<&'a str>,
+    /// Who that is, if it is known already.
+    pub(crate) who: Option<&'a Identity>,
     /// Created if missing.
     pub(crate) working_directory: &'a Path,
     /// Whether it is told of the socket for notifications.
@@ -49,16 +51,20 @@ impl<'a> Program<'a> {
             environment: &[],
             user: &app.user,
             group: app.group.as_deref(),
+            who: None,
             working_directory: &app.working_directory,
             notify: app.notify,
         }
     }
 }
 
-/// Who the program will run as, for the owner of its terminal.
+/// Who the program will run as.
 pub(crate) fn identity(root: &Root, program: &Program<'_>) -> Result<Identity> {
-    let (passwd, group) = (accounts(root, "/etc/passwd")?, accounts(root, "/etc/group")?);
-    let files = user::Files { passwd: &passwd, group: &group };
+    if let Some(who) = program.who {
+        return Ok(who.clone());
+    }
+    let (passwd, group) = (accounts(root, "/etc/passwd"), accounts(root, "/etc/group"));
+    let files = user::Files { passwd: passwd.file(), group: group.file() };
     let owner = |path: &str| {
         let fd =
             root.at(Path::new(path), OFlags::PATH).with_context(|| format!("open `{path}`, whose owner is meant"))?;
@@ -68,14 +74,33 @@ pub(crate) fn identity(root: &Root, program: &Program<'_>) -> Result<Identity> {
     user::resolve(program.user, program.group, &program.app.supplementary_gids, files, owner)
 }
 
-/// One of the image's account files; empty if it is not there.
+/// The text of an account file, or why it cannot be read.
+struct Accounts(Result<String, String>);
+
+impl Accounts {
+    fn file(&self) -> user::File<'_> {
+        match &self.0 {
+            Ok(text) => user::File { text, fault: None },
+            Err(fault) => user::File { text: "", fault: Some(fault) },
+        }
+    }
+}
+
+/// One of the image's account files. The app can put anything in its place, which must not keep `pod exec` out.
+fn accounts(root: &Root, path: &str) -> Accounts {
+    Accounts(read_accounts(root, path).map_err(|error| describe(&error)))
+}
+
+/// Empty if it is not there.
 ///
 /// A FIFO would block its reader for ever (CVE-2024-9676), a link may lead anywhere, and a large file fill the memory.
-fn accounts(root: &Root, path: &str) -> Result<String> {
+fn read_accounts(root: &Root, path: &str) -> Result<String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
     let fd = match root.at(Path::new(path), flags) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
         Err(Errno::LOOP) => anyhow::bail!("`{path}` of the image is a symbolic link"),
+        // A socket cannot be opened.
+        Err(Errno::NXIO) => anyhow::bail!("`{path}` of the image is no regular file"),
         other => other.with_context(|| format!("open the image's `{path}`"))?,
     };
     let stat = rustix::fs::fstat(&fd)?;

@@ -2,7 +2,7 @@
 //! `hostile` only.
 
 use crate::guest::frame;
-use crate::user::{self, Files, Spec};
+use crate::user::{self, File, Files, Spec};
 use contract::channel::Command;
 
 /// A target's name and its body.
@@ -53,7 +53,15 @@ fn user(bytes: &[u8]) {
     }
     let group = Some(group).filter(|group| !group.is_empty());
     let owner = |_: &str| Ok((1, 1));
-    let Ok(who) = user::resolve(user, group, &[], Files { passwd, group: groups }, owner) else { return };
+    let Ok(who) = user::resolve(
+        user,
+        group,
+        &[],
+        Files { passwd: File { text: passwd, fault: None }, group: File { text: groups, fault: None } },
+        owner,
+    ) else {
+        return;
+    };
     match read.expect("it was resolved") {
         Spec::Id(id) => assert_eq!(who.uid, id),
         Spec::OwnerOf(_) => assert_eq!(who.uid, 1),

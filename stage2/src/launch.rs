@@ -1,7 +1,8 @@
 //! Starting a process: a child that confines itself and becomes the program, and its report to stage2.
 //!
 //! The report is a socket that execve closes: its end means that the program runs. Before that it may bring the master of
-//! the terminal and the socket that the child made in its own /dev, and if a step went wrong, which one and why.
+//! the terminal and the socket that the child made in its own /dev, who the app runs as, and if a step went wrong, which one
+//! and why.
 
 use crate::channel::{packet, send_packet};
 use crate::confine::{self, Program};
@@ -9,6 +10,7 @@ use crate::failure::Failure;
 use crate::root::Root;
 use crate::streams::{self, Streams};
 use crate::sys::{self, Forked};
+use crate::user::Identity;
 use crate::{cgroup, mount, notify, world};
 use anyhow::{Context, Result};
 use contract::exit;
@@ -41,6 +43,8 @@ pub(crate) enum Report {
     Terminal(OwnedFd),
     /// The socket for the app's notifications.
     Notify(OwnedFd),
+    /// Who the app runs as.
+    Identity(Identity),
     /// The program was not executed.
     Failed(Failure),
     /// The program was executed.
@@ -98,6 +102,7 @@ fn become_program(
             sys::new_cgroup_namespace().context("make a cgroup namespace")?;
             let world = world::build(pod, program.app)?;
             let who = confine::identity(&world.root, program)?;
+            send_identity(report, &who)?;
             streams::connect(streams, &world.dev, &world.pts, who.uid, report)?;
             if program.app.notify {
                 notify::make(&world.dev, report)?;
@@ -144,6 +149,16 @@ pub(crate) fn send_notify(report: &OwnedFd, socket: &OwnedFd) -> Result<()> {
     send_packet(report.as_fd(), b"n", Some(socket.as_fd())).context("hand over the socket for notifications")
 }
 
+/// Reports who an app runs as, from the child. The app may change its passwd file; `pod exec` still means this user.
+fn send_identity(report: &OwnedFd, who: &Identity) -> Result<()> {
+    let mut bytes = vec![b'i'];
+    serde_json::to_writer(&mut bytes, who).context("write who the app runs as")?;
+    if bytes.len() >= REPORT_BYTES_MAX {
+        return Ok(()); // Hundreds of groups: `pod exec` reads the files again.
+    }
+    send_packet(report.as_fd(), &bytes, None).context("report who the app runs as")
+}
+
 /// Takes one report, without waiting.
 pub(crate) fn receive(report: &OwnedFd) -> Result<Report> {
     let (mut buffer, mut fds) = (vec![0; REPORT_BYTES_MAX], Vec::new());
@@ -152,6 +167,7 @@ pub(crate) fn receive(report: &OwnedFd) -> Result<Report> {
         ([], _) => Report::Executed,
         ([b't'], Some(master)) => Report::Terminal(master),
         ([b'n'], Some(socket)) => Report::Notify(socket),
+        ([b'i', who @ ..], _) => Report::Identity(serde_json::from_slice(who).context("read who the app runs as")?),
         ([b'f', exit, message @ ..], _) => {
             Report::Failed(Failure { exit: *exit, message: String::from_utf8_lossy(message).into_owned() })
         }

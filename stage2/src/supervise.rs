@@ -12,6 +12,7 @@ use crate::process::{Process, Role};
 use crate::remains::Processes;
 use crate::streams::Streams;
 use crate::sys;
+use crate::user::Identity;
 use anyhow::{Context, Result};
 use contract::channel::{Command, Event};
 use contract::control::Exec;
@@ -38,6 +39,8 @@ pub(crate) struct Supervisor<'a> {
     /// Of each app, by its place: the files by which it joins its cgroups.
     cgroups: Vec<Vec<OwnedFd>>,
     terminal_size: Option<(u16, u16)>,
+    /// Of each app: who it runs as, as it was when it was started last.
+    identities: Vec<Option<Identity>>,
     life: Life,
     processes: Vec<Process>,
     /// Whether an app can end without the pod.
@@ -62,6 +65,7 @@ impl<'a> Supervisor<'a> {
             channel,
             cgroups,
             terminal_size,
+            identities: vec![None; pod.apps.len()],
             life: Life::new(&pod.apps),
             processes: Vec::new(),
             outlived: restarts || pod.apps.len() > 1,
@@ -232,6 +236,8 @@ impl<'a> Supervisor<'a> {
         if let Some(user) = &exec.user {
             let (user, group) = user.split_once(':').map_or((user.as_str(), None), |(user, group)| (user, Some(group)));
             (program.user, program.group) = (user, group);
+        } else {
+            program.who = self.identities[index].as_ref();
         }
         if let Some(directory) = &exec.working_directory {
             program.working_directory = Path::new(directory);
@@ -268,6 +274,11 @@ impl<'a> Supervisor<'a> {
                 Report::Nothing => return Ok(()),
                 Report::Terminal(master) => process.terminal = Some(master),
                 Report::Notify(socket) => process.notify = Some(socket),
+                Report::Identity(who) => {
+                    if let Role::App(index) = process.role {
+                        self.identities[index] = Some(who);
+                    }
+                }
                 Report::Failed(failure) => process.failure = Some(failure),
                 Report::Executed => {
                     process.starting = false;

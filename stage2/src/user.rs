@@ -3,7 +3,9 @@
 //! The files are hostile. A name that looks like a number in any way but the canonical one is refused, so that no two
 //! programs can read it differently (crun CVE-2026-30892).
 
+use crate::failure::Advised;
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 /// A user or group as `pod.json` gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub(crate) enum Spec<'a> {
 }
 
 /// Who an app is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// User.
     pub(crate) uid: u32,
@@ -80,13 +82,35 @@ fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     })
 }
 
-/// What the image's files say.
+/// What the image's files say. A file that is not there, or cannot be read, has no entries: only a name needs one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Files<'a> {
-    /// `/etc/passwd`, empty if there is none.
-    pub(crate) passwd: &'a str,
-    /// `/etc/group`, empty if there is none.
-    pub(crate) group: &'a str,
+    /// `/etc/passwd`
+    pub(crate) passwd: File<'a>,
+    /// `/etc/group`
+    pub(crate) group: File<'a>,
+}
+
+/// One of the image's account files.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct File<'a> {
+    /// Its text.
+    pub(crate) text: &'a str,
+    /// Why it cannot be read.
+    pub(crate) fault: Option<&'a str>,
+}
+
+impl File<'_> {
+    /// The error for a name that was not found in this file.
+    fn missing(self, kind: &str, name: &str, path: &str) -> anyhow::Error {
+        match self.fault {
+            None => anyhow::anyhow!("{kind} `{name}` is not in the image's {path}"),
+            Some(fault) => anyhow::Error::new(Advised {
+                message: format!("{kind} `{name}` cannot be looked up: {fault}"),
+                hint: "give the user as a number, such as `--user=0`",
+            }),
+        }
+    }
 }
 
 /// Resolves user and group. `owner` gives uid and gid of a path inside the root.
@@ -98,25 +122,25 @@ pub(crate) fn resolve(
     owner: impl Fn(&str) -> Result<(u32, u32)>,
 ) -> Result<Identity> {
     let (uid, account, owner_gid) = match spec(user)? {
-        Spec::Id(uid) => (uid, accounts(files.passwd).find(|account| account.uid == uid), None),
+        Spec::Id(uid) => (uid, accounts(files.passwd.text).find(|account| account.uid == uid), None),
         Spec::OwnerOf(path) => {
             let (uid, gid) = owner(path)?;
-            (uid, accounts(files.passwd).find(|account| account.uid == uid), Some(gid))
+            (uid, accounts(files.passwd.text).find(|account| account.uid == uid), Some(gid))
         }
-        Spec::Name(name) => match accounts(files.passwd).find(|account| account.name == name) {
+        Spec::Name(name) => match accounts(files.passwd.text).find(|account| account.name == name) {
             Some(account) => (account.uid, Some(account), None),
             None if name == "root" => (0, None, None),
-            None => bail!("user `{name}` is not in the image's /etc/passwd"),
+            None => return Err(files.passwd.missing("user", name, "/etc/passwd")),
         },
     };
     let gid = match group.map(spec).transpose()? {
         None => owner_gid.or(account.as_ref().map(|account| account.gid)).unwrap_or(0),
         Some(Spec::Id(gid)) => gid,
         Some(Spec::OwnerOf(path)) => owner(path)?.1,
-        Some(Spec::Name(name)) => match groups(files.group).find(|(group, ..)| *group == name) {
+        Some(Spec::Name(name)) => match groups(files.group.text).find(|(group, ..)| *group == name) {
             Some((_, gid, _)) => gid,
             None if name == "root" => 0,
-            None => bail!("group `{name}` is not in the image's /etc/group"),
+            None => return Err(files.group.missing("group", name, "/etc/group")),
         },
     };
     let mut all = supplementary.to_vec();
@@ -124,7 +148,7 @@ pub(crate) fn resolve(
     // With a group of the user's choice, only that one and the ones given count, as with `docker run --user U:G`.
     if let (None, Some(account)) = (group, &account) {
         let member = |members: &str| members.split(',').any(|member| member == account.name);
-        all.extend(groups(files.group).filter(|(.., members)| member(members)).map(|(_, gid, _)| gid));
+        all.extend(groups(files.group.text).filter(|(.., members)| member(members)).map(|(_, gid, _)| gid));
     }
     all.sort_unstable();
     all.dedup();
@@ -144,10 +168,13 @@ mod tests {
     const GROUP: &str =
         "root:x:0:\nredis:x:998:\nssl:x:50:nobody,redis\naudio:x:29:redis\nsudo:x:27:other,rediss\n:x:1:redis\n";
 
+    fn files<'a>(passwd: &'a str, group: &'a str) -> Files<'a> {
+        Files { passwd: File { text: passwd, fault: None }, group: File { text: group, fault: None } }
+    }
+
     fn run(user: &str, group: Option<&str>) -> Result<(u32, u32, Vec<u32>)> {
         let owner = |path: &str| if path == "/data" { Ok((5, 60)) } else { bail!("no such file") };
-        resolve(user, group, &[400], Files { passwd: PASSWD, group: GROUP }, owner)
-            .map(|who| (who.uid, who.gid, who.groups))
+        resolve(user, group, &[400], files(PASSWD, GROUP), owner).map(|who| (who.uid, who.gid, who.groups))
     }
 
     #[test]
@@ -210,7 +237,7 @@ mod tests {
 
     #[test]
     fn home() {
-        let who = |user| resolve(user, None, &[], Files { passwd: PASSWD, group: "" }, |_| bail!("")).unwrap().home;
+        let who = |user| resolve(user, None, &[], files(PASSWD, ""), |_| bail!("")).unwrap().home;
         assert_eq!(who("redis").as_deref(), Some("/var/lib/redis"));
         assert_eq!((who("relative"), who("77")), (None, None));
     }
@@ -219,6 +246,32 @@ mod tests {
     fn root_needs_no_files() {
         let who = resolve("root", Some("root"), &[], Files::default(), |_| bail!("")).unwrap();
         assert_eq!((who.uid, who.gid, who.groups), (0, 0, vec![0]));
+    }
+
+    // An app can replace these files at any time; the operator must still get in.
+    #[test]
+    fn only_names_need_files_that_can_be_read() {
+        let broken = File { text: "", fault: Some("`/etc/passwd` is no regular file") };
+        let files = Files { passwd: broken, group: broken };
+        let run = |user, group| resolve(user, group, &[400], files, |_| Ok((5, 60)));
+        for (user, group, expected) in [
+            ("0", None, (0, 0)),
+            ("root", None, (0, 0)),
+            ("root", Some("root"), (0, 0)),
+            ("1000", None, (1000, 0)),
+            ("1000", Some("7"), (1000, 7)),
+            ("/data", None, (5, 60)),
+        ] {
+            let who = run(user, group).unwrap();
+            assert_eq!((who.uid, who.gid), expected, "{user} {group:?}");
+        }
+        for (user, group, text) in [
+            ("alice", None, "user `alice` cannot be looked up: `/etc/passwd` is no regular file\nhint: "),
+            ("0", Some("staff"), "group `staff` cannot be looked up: `/etc/passwd` is no regular file\nhint: "),
+        ] {
+            let error = crate::failure::describe(&run(user, group).unwrap_err());
+            assert!(error.starts_with(text), "{error}");
+        }
     }
 
     proptest! {
@@ -233,7 +286,7 @@ mod tests {
 
         #[test]
         fn any_files_are_survived(passwd in ".*", group in ".*", user in ".{0,8}") {
-            let _ = resolve(&user, None, &[], Files { passwd: &passwd, group: &group }, |_| bail!(""));
+            let _ = resolve(&user, None, &[], files(&passwd, &group), |_| bail!(""));
         }
     }
 }
