@@ -12,6 +12,7 @@ pub mod convert;
 pub mod cosign;
 pub mod digest;
 pub mod discovery;
+pub mod escape;
 pub mod extent;
 pub mod flatten;
 pub mod key;

@@ -4,6 +4,7 @@
 
 mod cli;
 
+use image_tools::escape::{escape, escape_lines};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -15,13 +16,13 @@ fn main() -> ExitCode {
     match result {
         Ok(answer) => {
             // Whoever closed the pipe has read enough.
-            let _ = std::io::stdout().write_all(answer.as_bytes());
+            let _ = std::io::stdout().write_all(escape_lines(&answer).as_bytes());
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            eprintln!("image-tools: {verb}{:#}", failure.error);
+            eprintln!("image-tools: {verb}{}", escape(&format!("{:#}", failure.error)));
             if let Some(hint) = failure.hint {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", escape(&hint));
             }
             ExitCode::from(failure.code)
         }

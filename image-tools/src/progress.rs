@@ -58,7 +58,7 @@ impl Progress {
         }
         if !self.terminal && bytes > 0 {
             let (title, mebibytes, seconds) =
-                (&self.title, bytes as f64 / 1048576.0, self.begun.elapsed().as_secs_f64());
+                (crate::escape::escape(&self.title), bytes as f64 / 1048576.0, self.begun.elapsed().as_secs_f64());
             eprintln!("fetched {title}: {mebibytes:.1} MiB in {seconds:.1} s");
         }
     }

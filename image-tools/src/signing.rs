@@ -168,7 +168,7 @@ pub fn ask_password(prompt: &str) -> io::Result<Password> {
     let shown = tcgetattr(&terminal)?;
     let mut hidden = shown.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
-    terminal.write_all(prompt.as_bytes())?;
+    terminal.write_all(crate::escape::escape(prompt).as_bytes())?;
     tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
     let line = read_line(&mut terminal);
     tcsetattr(&terminal, OptionalActions::Flush, &shown)?;

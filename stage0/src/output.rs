@@ -1,14 +1,18 @@
-//! Answers on stdout: tables for people, JSON for programs. Every text that came from an image or a user is escaped in a
-//! table; in JSON it is a JSON string.
+//! Answers on stdout: tables for people, JSON for programs. Text that came from an image or a user is escaped where it is put
+//! in; what is forgotten there is escaped on the way out.
 
 use crate::arguments::commands::Format;
-use crate::escape::escape;
+use crate::escape::{escape, escape_json, escape_lines};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::Write;
 
-/// Writes text to stdout. A reader that went away (`pod list | head`) is no failure.
+/// Writes text to stdout, without control characters but line ends and tabs. A reader that went away (`pod list | head`) is no failure.
 pub(crate) fn print(text: &str) -> Result<()> {
+    write(&escape_lines(text))
+}
+
+fn write(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -27,7 +31,7 @@ pub(crate) fn print_json<T: Serialize>(value: &T, format: Format) -> Result<()> 
         Format::JsonPretty => serde_json::to_string_pretty(value),
         _ => serde_json::to_string(value),
     };
-    print(&format!("{}\n", text.context("write JSON")?))
+    write(&format!("{}\n", escape_json(&text.context("write JSON")?)))
 }
 
 /// A table: columns as wide as their widest cell, two spaces between them.

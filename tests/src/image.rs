@@ -5,6 +5,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use tar::{EntryType, Header};
@@ -154,6 +155,8 @@ pub struct Recipe {
     pub ports: Vec<String>,
     /// `StopSignal`.
     pub stop_signal: Option<String>,
+    /// `Labels`.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Recipe {
@@ -169,6 +172,7 @@ impl Recipe {
             volumes: Vec::new(),
             ports: Vec::new(),
             stop_signal: None,
+            labels: BTreeMap::new(),
         }
     }
 
@@ -183,6 +187,7 @@ impl Recipe {
             "WorkingDir": self.working_directory,
             "Volumes": Value::Object(set(&self.volumes)),
             "ExposedPorts": Value::Object(set(&self.ports)),
+            "Labels": self.labels,
         });
         if let Some(signal) = &self.stop_signal {
             config["StopSignal"] = json!(signal);

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use image_tools::digest::Digest;
+use image_tools::escape::{escape, escape_json};
 use image_tools::obtain::name_of;
 use image_tools::reference::Source;
 use image_tools::signature::Signature;
@@ -13,7 +14,7 @@ use std::fmt::Write;
 pub(super) fn show(source: &Source, image: &SourceImage, as_json: bool) -> Result<String, Failure> {
     let value = describe(source, image)?;
     if as_json {
-        return Ok(format!("{value:#}\n"));
+        return Ok(escape_json(&format!("{value:#}\n")).into_owned());
     }
     Ok(as_text(&value))
 }
@@ -84,14 +85,15 @@ fn as_text(value: &Value) -> String {
     for (key, value) in value.as_object().into_iter().flatten() {
         let shown = match value {
             Value::Null => continue,
-            Value::String(string) => string.escape_debug().to_string(),
+            Value::String(string) => escape(string).into_owned(),
             Value::Array(items) if items.is_empty() => continue,
             Value::Object(fields) if fields.is_empty() => continue,
-            Value::Array(items) => items.iter().map(|item| format!("\n  {item}")).collect(),
+            Value::Array(items) => items.iter().map(|item| format!("\n  {}", escape_json(&item.to_string()))).collect(),
             Value::Object(fields) => {
-                fields.iter().map(|(name, field)| format!("\n  {}: {field}", name.escape_debug())).collect()
+                let field = |field: &Value| escape_json(&field.to_string()).into_owned();
+                fields.iter().map(|(name, value)| format!("\n  {}: {}", escape(name), field(value))).collect()
             }
-            other => other.to_string(),
+            other => escape_json(&other.to_string()).into_owned(),
         };
         let _ = writeln!(text, "{key}: {shown}"); // A String takes all.
     }

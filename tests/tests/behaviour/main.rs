@@ -9,6 +9,7 @@ mod confinement;
 mod demo;
 mod environment;
 mod files;
+mod escapes;
 mod first_process;
 mod hostile;
 mod lies;
