@@ -10,7 +10,7 @@ use contract::pod::{Label, Seccomp};
 use contract::syscalls;
 use image_tools::config::{CapabilitySet, Isolators, SeccompSet};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What root in an app may do unless somebody says otherwise: rkt's fourteen, which are Docker's too.
 pub(crate) const CAPABILITIES: [Capability; 14] = [
@@ -69,7 +69,25 @@ pub(crate) fn paths(insecure: Insecure) -> (Vec<PathBuf>, Vec<PathBuf>) {
     if insecure.paths {
         return (Vec::new(), Vec::new());
     }
-    (MASKED.iter().map(PathBuf::from).collect(), READ_ONLY.iter().map(PathBuf::from).collect())
+    let masked = MASKED.iter().map(PathBuf::from).chain(thermal_state(Path::new(CPUS)));
+    (masked.collect(), READ_ONLY.iter().map(PathBuf::from).collect())
+}
+
+const CPUS: &str = "/sys/devices/system/cpu";
+
+/// The thermal state of each CPU, by which one app can watch another (GHSA-6fw5-f8r9-fgfm of moby; `/proc/interrupts` is the
+/// other half). Not each CPU has it, and its path holds the CPU's number, so the host's are listed, as moby and podman do.
+fn thermal_state(cpus: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(cpus).into_iter().flatten().flatten(); // Without sysfs there is nothing to hide.
+    let is_cpu = |name: &str| {
+        let number = name.strip_prefix("cpu").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let names = entries.filter_map(|entry| entry.file_name().to_str().filter(|name| is_cpu(name)).map(str::to_owned));
+    let mut paths: Vec<PathBuf> = names.map(|name| cpus.join(name).join("thermal_throttle")).collect();
+    paths.retain(|path| path.symlink_metadata().is_ok());
+    paths.sort();
+    paths
 }
 
 /// The capabilities of an app, in the kernel's order.
@@ -224,6 +242,17 @@ mod tests {
         capabilities(&flags(line), None, Insecure::default(), missing)
             .map(|set| set.len())
             .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_thermal_state_of_each_cpu_is_hidden() {
+        let cpus = tempfile::tempdir().unwrap();
+        for name in ["cpu0/thermal_throttle", "cpu11/thermal_throttle", "cpu2/topology", "cpufreq/thermal_throttle"] {
+            std::fs::create_dir_all(cpus.path().join(name)).unwrap();
+        }
+        let expected = ["cpu0/thermal_throttle", "cpu11/thermal_throttle"].map(|name| cpus.path().join(name));
+        assert_eq!(thermal_state(cpus.path()), expected);
+        assert!(thermal_state(&cpus.path().join("none")).is_empty());
     }
 
     #[test]

@@ -210,26 +210,6 @@ stage_test!(mounts_have_the_strictest_flags, |t| {
     }
 });
 
-stage_test!(masked_paths_show_nothing_and_take_nothing, |t| {
-    let report = report(t, "");
-    let looks = report["masked"].as_object().unwrap();
-    for path in ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/latency_stats", "/proc/sched_debug"] {
-        let look = &looks[path];
-        assert!(look == "absent" || look["read"] == "empty", "{path}: {look}");
-    }
-    for path in ["/proc/acpi", "/proc/scsi", "/sys/firmware"] {
-        let look = &looks[path];
-        assert!(look == "absent" || look["entries"] == 0 && look["write"] != "ok", "{path}: {look}");
-    }
-    for path in ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern"] {
-        assert!(looks[path] == "absent" || looks[path]["write"] == "EROFS", "{path}: {}", looks[path]);
-    }
-    for path in ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/sys/fs/cgroup"] {
-        let look = &looks[path];
-        assert!(look == "absent" || look["write"] != "ok", "{path}: {look}");
-    }
-});
-
 stage_test!(devices_are_the_standard_ones, |t| {
     let report = report(t, "");
     let devices = report["devices"].as_object().unwrap();
@@ -319,25 +299,52 @@ stage_test!(an_oom_score_is_set, |t| {
     assert_eq!(report(t, "--oom-score-adj=500")["oom_score_adj"], "500");
 });
 
-// runc CVE-2019-5736: the runtime's own program, written through /proc/PID/exe.
+// runc CVE-2019-5736: the runtime's own program, written through /proc/PID/exe. Without CAP_SYS_PTRACE the app does not reach it;
+// with that, the mount must refuse. In a machine it is the guest's copy, and the host's file is out of reach.
 stage_test!(cve_2019_5736_programs_of_the_host_are_not_writable, |t| {
     let stage2 = tests::executables().join("stage2");
     let before = std::fs::read(&stage2).unwrap();
-    let report = report(t, "--user=root");
-    assert_ne!(report["init_executable"]["write"], "ok", "{}", report["init_executable"]);
+    let init = |flags: &str| report(t, flags)["init_executable"].clone();
+    assert_eq!(init("--user=root")["write"], "EACCES");
+    let reached = init("--user=root --cap-add=SYS_PTRACE");
+    let expected: &[&str] = if t.stage1() == "kvm" { &["EROFS", "ETXTBSY"] } else { &["EROFS"] };
+    assert!(expected.iter().any(|word| reached["write"] == *word), "{reached}");
     assert!(before == std::fs::read(&stage2).unwrap(), "stage2 was changed");
 });
 
-// runc CVE-2024-21626: a working directory that is a leaked fd of the host.
+/// Where a working directory would lead out of the root, by the name of an image's link: the kernel's own links to what a
+/// process has open, and to the roots and directories of others.
+fn links_out() -> Vec<(String, String)> {
+    let fds = (3..16).map(|fd| (format!("fd-{fd}"), format!("/proc/self/fd/{fd}")));
+    let others = ["/proc/self/cwd", "/proc/self/root", "/proc/1/cwd", "/proc/1/root", "/proc/thread-self/fd/4"];
+    let others = others.iter().enumerate().map(|(number, target)| (format!("other-{number}"), (*target).to_owned()));
+    fds.chain(others).collect()
+}
+
+// runc CVE-2024-21626: a working directory that is a leaked fd of the host. stage0 refuses such a path of the user's; links of
+// the image and the path of an exec reach stage2, which must refuse them itself.
 stage_test!(cve_2024_21626_the_working_directory_is_no_leaked_fd, |t| {
-    for fd in 3..12 {
-        let pod = t.pod().app("a", "report").with(&format!("--working-dir=/proc/self/fd/{fd}")).run();
-        if pod.code == 0 {
-            let directory = pod.json()["working_directory"].as_str().unwrap_or_default().to_owned();
-            assert!(!directory.contains("unreachable"), "fd {fd}: {directory}");
-            panic!("fd {fd} was a directory: {directory}");
-        }
-        assert_eq!(pod.code, 125, "{}", pod.outcome);
+    let links = links_out();
+    let layer = tests::probe_layer(&tests::probe_bytes());
+    let layer = links.iter().fold(layer, |layer, (name, target)| layer.symlink(name, target));
+    let mut recipe = tests::image::Recipe::new([layer]);
+    recipe.entrypoint = vec!["/probe".into()];
+    let image = t.signed(&recipe, "example.com/links:1").display().to_string();
+    // A machine takes seconds to start; there, exec tries them all.
+    let tried = if t.stage1() == "kvm" { 1 } else { links.len() };
+    for (name, _) in &links[..tried] {
+        let pod = t.pod().app_of(&image, "a", "report").with(&format!("--working-dir=/{name}")).run();
+        pod.assert_exit(125).assert_stderr_has("working directory");
+    }
+    let pod = t.pod().app_of(&image, "a", "process-sleep 60").start();
+    let exec = |directory: &str| {
+        let directory = format!("--working-dir={directory}");
+        t.cli(["exec", &directory, &pod.uuid, "--", "/probe", "report"])
+    };
+    exec("/tmp").assert_ok();
+    for (name, target) in &links {
+        exec(&format!("/{name}")).assert_refused(125, "working directory");
+        exec(target).assert_exit(125);
     }
 });
 
@@ -347,4 +354,13 @@ stage_test!(cve_2017_5226_an_app_has_a_session_of_its_own, |t| {
     assert_ne!(report["session"], 0, "session of a process outside of the pod");
     assert_eq!(report["session"], report["pid"]);
     assert_eq!(report["syscalls"]["ioctl-tiocsti"], "EPERM");
+});
+
+// PID 1 has more capabilities than the app, so tracing it is an escape. What holds today: the app's default capabilities do not
+// reach it, and CAP_SYS_PTRACE does, because PID 1 shares the apps' PID namespace.
+stage_test!(tracing_the_first_process_takes_sys_ptrace, |t| {
+    let seize = |flags: &str| t.pod().app("a", "process-seize 1").with(flags).run();
+    seize("").assert_exit(0).assert_stdout("EPERM");
+    seize("--user=alice").assert_exit(0).assert_stdout("EPERM");
+    seize("--cap-add=SYS_PTRACE").assert_exit(0).assert_stdout("ok");
 });

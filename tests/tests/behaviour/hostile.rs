@@ -48,7 +48,9 @@ impl Canary {
             Ok(metadata) => format!("{name} {} {:o} {}", metadata.ino(), metadata.mode(), metadata.size()),
             Err(error) => format!("{name} {error}"),
         };
-        names.iter().map(look).collect::<Vec<_>>().join("\n")
+        // A write to it changes nothing that stat(2) tells.
+        let core_pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+        names.iter().map(look).chain([core_pattern]).collect::<Vec<_>>().join("\n")
     }
 
     #[track_caller]
@@ -185,12 +187,16 @@ stage_test!(cve_2025_31133_dev_null_as_a_link, |t| {
     let canary = Canary::new(t);
     let layer = base().directory("dev", 0o755).symlink("dev/null", "/proc/sys/kernel/core_pattern");
     let image = t.signed(&recipe(vec![layer]), "example.com/null:1").display().to_string();
-    let pod = t.pod().app_of(&image, "a", "report").run();
-    let report = pod.assert_exit(0).json();
+    let words = "report then file-look /proc/sys/kernel/core_pattern /proc/kcore /proc/keys /proc/interrupts";
+    let pod = t.pod().app_of(&image, "a", words).run();
+    pod.assert_exit(0);
+    let answers: Vec<serde_json::Value> = pod.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [report, looks] = answers.as_slice() else { panic!("{}", pod.outcome) };
     assert_eq!(report["devices"]["null"]["kind"], "c 1:3");
-    assert_eq!(report["masked"]["/proc/sys/kernel/core_pattern"]["write"], "EROFS");
-    let kcore = &report["masked"]["/proc/kcore"];
-    assert!(kcore == "absent" || kcore["read"] == "empty", "{kcore}");
+    assert_eq!(looks["/proc/sys/kernel/core_pattern"]["write"], "EROFS");
+    for path in ["/proc/kcore", "/proc/keys", "/proc/interrupts"] {
+        assert!(looks[path] == "absent" || looks[path]["read"] == "empty", "{path}: {}", looks[path]);
+    }
     canary.assert_alive("a link for /dev/null");
 });
 
@@ -236,8 +242,10 @@ stage_test!(cve_2024_9676_the_user_file_is_no_fifo, |t| {
             let user = format!("--user={user}");
             t.cli(["--insecure-options=image", "run", &stage1, "--net=none", &source, &user, "--", "true"])
         };
-        assert!([0, 125].contains(&run("0").code), "{name}");
-        run("alice").assert_exit(125);
+        // A number needs no file; a name is not found, and the one sentence says why.
+        run("0").assert_exit(0);
+        let refused = run("alice");
+        refused.assert_refused(125, "user `alice`");
         canary.assert_alive(name);
     }
 });
@@ -323,4 +331,40 @@ stage_test!(a_flood_that_nobody_reads_fills_nothing_and_stops, |t| {
     assert!(kibibytes < 32 << 10, "the supervisor used {kibibytes} KiB");
     t.cli(["stop", &pod.uuid]).assert_exit(0);
     pod.wait().assert_exit(143);
+});
+
+// The app can put anything in the place of its account files while it runs; an operator gets in all the same.
+stage_test!(account_files_do_not_keep_an_operator_out, |t| {
+    let passwd = b"root:x:0:0:root:/root:/probe\nalice:x:1000:1000:Alice:/home/alice:/probe\n";
+    let layer = Layer::new()
+        .directory("etc", 0o755)
+        .file("etc/passwd", 0o644, passwd)
+        .file("etc/group", 0o644, b"root:x:0:\nalice:x:1000:\nstaff:x:50:alice\n")
+        .file("probe", 0o755, &probe_bytes());
+    let image = t.signed(&recipe(vec![layer]), "example.com/accounts:1").display().to_string();
+    let pod = t.pod().app_of(&image, "a", "process-sleep 600").with("--user=alice").start();
+    let exec = |user: &[&str], words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        t.cli([&["exec"], user, &[&pod.uuid, "--", "/probe"], &words].concat())
+    };
+    let replaced = [
+        ("fifo", "file-fifo /etc/passwd then file-fifo /etc/group", "is no regular file"),
+        ("directory", "file-directory /etc/passwd then file-directory /etc/group", "is no regular file"),
+        ("link", "file-link /etc/passwd /probe then file-link /etc/group /etc/group", "is a symbolic link"),
+        ("huge", "file-bytes /etc/passwd 3000000 then file-bytes /etc/group 3000000", "is longer than"),
+    ];
+    for (name, words, why) in replaced {
+        let old = if name == "link" { "file-remove-directory" } else { "file-remove" };
+        exec(&["--user=0"], &format!("{old} /etc/passwd then {old} /etc/group then {words}")).assert_ok();
+        let default = exec(&[], "report").assert_exit(0).json();
+        assert_eq!((&default["uid"][0], &default["gid"][0]), (&1000.into(), &1000.into()), "{name}");
+        assert_eq!(default["groups"], serde_json::json!([50, 1000]), "{name}");
+        for (user, uid) in [("--user=0", 0), ("--user=root", 0), ("--user=1000", 1000), ("--user=77", 77)] {
+            let report = exec(&[user], "report").assert_exit(0).json();
+            assert_eq!(report["uid"][0], uid, "{name} {user}");
+        }
+        let refused = exec(&["--user=alice"], "true");
+        refused.assert_refused(125, why).assert_stderr_has("`alice` cannot be looked up");
+        refused.assert_stderr_has("hint: give the user as a number");
+    }
 });

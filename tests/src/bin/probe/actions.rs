@@ -85,10 +85,22 @@ fn file(words: &[&str]) -> Result<()> {
             println!("{word}");
         }
         ["file-fill", path] => println!("{}", fill(Path::new(path))?),
+        ["file-look", paths @ ..] => println!("{}", report::looks(paths)),
+        ["file-fifo", path] => nix::unistd::mkfifo(*path, nix::sys::stat::Mode::from_bits_truncate(0o644))?,
+        ["file-bytes", path, bytes] => fs::write(path, vec![b'#'; bytes.parse()?])?,
+        ["file-remount-writable", path] => {
+            let flags = nix::mount::MsFlags::MS_REMOUNT | nix::mount::MsFlags::MS_BIND;
+            let mounted = nix::mount::mount(None::<&str>, *path, None::<&str>, flags, None::<&str>);
+            println!(
+                "{}",
+                mounted.map_or_else(|errno| crate::syscalls::errno_name(errno as i32), |()| "ok".to_owned())
+            );
+        }
         ["file-exists", path] => println!("{}", fs::symlink_metadata(path).is_ok()),
         ["file-link", path, target] => std::os::unix::fs::symlink(target, path)?,
         ["file-remove", path] => fs::remove_file(path)?,
         ["file-directory", path] => fs::create_dir_all(path)?,
+        ["file-remove-directory", path] => fs::remove_dir(path)?,
         ["file-stat", path] => {
             use std::os::unix::fs::MetadataExt;
             let metadata = fs::symlink_metadata(path)?;
@@ -154,6 +166,11 @@ fn process(words: &[&str]) -> Result<Option<u8>> {
             std::mem::forget(memory);
         }
         ["process-fork", count] => println!("forked {}", fork_sleepers(count.parse()?)?),
+        ["process-seize", pid] => {
+            let pid = Pid::from_raw(pid.parse()?);
+            let seized = nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty());
+            println!("{}", seized.map_or_else(|errno| crate::syscalls::errno_name(errno as i32), |()| "ok".to_owned()));
+        }
         ["process-orphan", seconds] => orphan(Duration::from_secs_f64(seconds.parse()?))?,
         ["process-mount", path] => {
             let flags = nix::mount::MsFlags::empty();
