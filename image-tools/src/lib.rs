@@ -24,6 +24,7 @@ pub mod obtain;
 pub mod oci;
 pub mod pipeline;
 pub mod progress;
+pub mod provenance;
 pub mod reference;
 pub mod registry;
 pub mod signature;

@@ -144,10 +144,12 @@ fn temporary_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     Ok((temporary, file))
 }
 
-/// The signatures with one more; an earlier one by the same key is replaced.
+/// The signatures with one more; an earlier one by the same key for the same name and version is replaced.
 pub fn with_signature(signatures: &[Signature], new: Signature) -> Vec<Signature> {
     let key = |signature: &Signature| match signature {
-        Signature::Pod { statement, .. } => Statement::parse(statement.as_bytes()).ok().map(|statement| statement.key),
+        Signature::Pod { statement, .. } => Statement::parse(statement.as_bytes())
+            .ok()
+            .map(|statement| (statement.key, statement.subject.name, statement.subject.version)),
         _ => None,
     };
     let by = key(&new);

@@ -3,6 +3,7 @@
 //! What is refused is not imported: the documents of a source are judged before its layers are read.
 
 mod dependencies;
+mod judge;
 mod push;
 mod registry;
 mod signatures;
@@ -11,14 +12,17 @@ mod web;
 use crate::digest::Digest;
 use crate::name::{ImageName, Version};
 use crate::oci;
+use crate::provenance::Came;
 use crate::reference::{NameReference, Reference, Source};
 use crate::registry::RegistryError;
-use crate::signature::{Signature, SignatureError};
+use crate::signature::SignatureError;
 use crate::source::{Content, SourceError, SourceImage, parse_native};
 use crate::statement::Subject;
-use crate::store::{Origin, Store, StoreError, StoredImage};
-use crate::trust::{Basis, Policy, Refusal};
-use jiff::Timestamp;
+use crate::store::{Marked, Origin, Store, StoreError, StoredImage};
+use crate::trust::decide::same_name;
+use crate::trust::{Acceptance, Policy, Refusal};
+use judge::{Candidate, marked, own_mark};
+use std::sync::Arc;
 use thiserror::Error;
 
 pub use crate::registry::Platform;
@@ -53,6 +57,8 @@ pub struct Terms {
     pub pull: PullPolicy,
     /// What the user allowed.
     pub insecure: Insecure,
+    /// An image older than the last accepted one of its name may take its place.
+    pub downgrade: bool,
     /// For which machine; another one's image can be kept and passed on, not run.
     pub platform: Platform,
 }
@@ -60,7 +66,7 @@ pub struct Terms {
 impl Terms {
     /// For this machine.
     pub fn here(pull: PullPolicy, insecure: Insecure) -> Self {
-        Self { pull, insecure, platform: Platform::host() }
+        Self { pull, insecure, downgrade: false, platform: Platform::host() }
     }
 }
 
@@ -89,6 +95,10 @@ pub struct Obtained {
     pub trust: Trust,
     /// What a rule in audit mode would have refused; to be shown to the user.
     pub audit: Option<String>,
+    /// The name that was judged, if one was asked for, in the spelling that was judged.
+    pub asked: Option<NameReference>,
+    /// What the rules said; nothing if they refused and the user let it in.
+    pub acceptance: Option<Arc<Acceptance>>,
 }
 
 /// Why an image was not obtained.
@@ -152,6 +162,9 @@ impl ObtainError {
                 Some(format!("bring it into the store first: `pod fetch` of the file that is `{name}`"))
             }
             Self::Absent(name) => Some(format!("get it with `pod fetch {name}`")),
+            Self::Store(StoreError::Marks { .. }) => {
+                Some("`--allow-downgrade` writes it anew, if you know that the image is the one you want".to_owned())
+            }
             _ => None,
         }
     }
@@ -166,12 +179,25 @@ pub struct Images {
     pub policy: Policy,
 }
 
-/// What is judged, and on which words of the user.
-struct Claim<'a> {
-    subject: &'a Subject,
-    signatures: &'a [Signature],
-    pinned: bool,
-    insecure: Insecure,
+/// What is imported, and what users are told of it.
+struct Importing<'a> {
+    source: &'a Source,
+    /// Where it came from, for people.
+    origin: String,
+    came: Came,
+    /// The name under which it was looked for.
+    asked: Option<&'a NameReference>,
+}
+
+impl<'a> Importing<'a> {
+    fn of(source: &'a Source) -> Self {
+        let came = match source {
+            Source::Pod(_) | Source::Aci(_) | Source::Registry(_) => Came::File,
+            Source::Url(_) => Came::Web,
+            Source::DockerArchive { .. } | Source::OciArchive { .. } | Source::OciDirectory { .. } => Came::Archive,
+        };
+        Self { source, origin: source.to_string(), came, asked: None }
+    }
 }
 
 impl Images {
@@ -184,7 +210,7 @@ impl Images {
     pub fn obtain_on(&self, reference: &Reference, terms: &Terms) -> Result<Obtained, ObtainError> {
         match reference {
             // An id only finds what is here: whoever printed it may have been told it by the image. It is no pin.
-            Reference::Id(prefix) => self.judge_stored(&self.store.find_id(prefix)?, false, terms),
+            Reference::Id(prefix) => self.judge_stored(&self.store.find_id(prefix)?, None, terms),
             Reference::Name(name) => self.by_name(name, terms, Self::fetch_name),
             Reference::Source(Source::Registry(name)) => self.by_name(name, terms, Self::fetch_registry),
             Reference::Source(Source::Url(url)) => self.fetch_web(url, None, terms),
@@ -202,7 +228,7 @@ impl Images {
             return fetch(self, name, terms);
         }
         let found = self.find_on(name, &terms.platform.architecture);
-        match found.and_then(|id| self.judge_stored(&id, name.digest.is_some(), terms)) {
+        match found.and_then(|(asked, id)| self.judge_stored(&id, Some(&asked), terms)) {
             Err(ObtainError::Store(StoreError::Missing(_)) | ObtainError::Digest { .. })
                 if terms.pull == PullPolicy::New =>
             {
@@ -216,35 +242,66 @@ impl Images {
     /// The image in the store that a name means on this machine. A digest may be that of the native manifest or that of
     /// the source's.
     pub fn find(&self, name: &NameReference) -> Result<Digest, ObtainError> {
-        self.find_on(name, oci::host_architecture())
+        self.find_on(name, oci::host_architecture()).map(|(_, id)| id)
     }
 
-    fn find_on(&self, name: &NameReference, architecture: &str) -> Result<Digest, ObtainError> {
-        let Some(digest) = name.digest else { return Ok(self.store.find_name(name, architecture)?) };
-        let without_digest = NameReference { digest: None, ..name.clone() };
-        let is_it = |id: &Digest| match self.store.image(id) {
-            Ok(image) => *id == digest || image.origin.manifest == Some(digest),
-            Err(_) => false,
+    /// With the name in the spelling that the store has, which is the one that is judged.
+    fn find_on(&self, name: &NameReference, architecture: &str) -> Result<(NameReference, Digest), ObtainError> {
+        let spelled = |spelling: ImageName| NameReference { name: spelling, ..name.clone() };
+        let Some(digest) = name.digest else {
+            let (spelling, id) = self.store.find_spelling(name, architecture)?;
+            return Ok((spelled(spelling), id));
         };
-        let found = self.store.find_name(&without_digest, architecture)?;
-        if is_it(&found) {
-            return Ok(found);
+        let is_it = |id: &Digest| {
+            self.store.image(id).is_ok_and(|image| {
+                let digests = [Some(*id), image.origin.manifest, image.origin.index];
+                let named = same_name(&image.name, &name.name) || image.origin.came_as(&name.name);
+                named && digests.contains(&Some(digest)) && image.config.architecture == architecture
+            })
+        };
+        let found = self.store.find_name(&NameReference { digest: None, ..name.clone() }, architecture);
+        let mut likely = vec![digest];
+        likely.extend(self.store.find_digest(&name.name, &digest, architecture)?);
+        likely.extend(&found);
+        if !likely.iter().any(is_it) {
+            // An older version of the name is not linked any more.
+            likely = self.store.ids()?;
         }
-        // An older version of the name is not linked any more; its id says enough.
-        let named = |id: &Digest| self.store.image(id).is_ok_and(|image| image.name == name.name);
-        match self.store.ids()?.into_iter().find(|id| is_it(id) && named(id)) {
-            Some(id) => Ok(id),
-            None => Err(ObtainError::Digest { name: name.to_string(), id: found }),
+        match likely.into_iter().find(is_it) {
+            Some(id) => Ok((name.clone(), id)),
+            None => Err(ObtainError::Digest { name: name.to_string(), id: found? }),
         }
     }
 
-    /// An image of the store, verified again: keys may have been revoked since.
-    pub fn stored(&self, id: &Digest, pinned: bool, insecure: Insecure) -> Result<Obtained, ObtainError> {
-        self.judge_stored(id, pinned, &Terms::here(PullPolicy::Never, insecure))
+    /// An image of the store that the caller holds by its id, judged again: keys may have been revoked since. `asked` is the
+    /// name that the user gave for it, if there was one. Whether there is a newer one of the name is not asked.
+    pub fn stored(
+        &self,
+        id: &Digest,
+        asked: Option<&NameReference>,
+        insecure: Insecure,
+    ) -> Result<Obtained, ObtainError> {
+        let terms = Terms::here(PullPolicy::Never, insecure);
+        let spelled = asked.map(|asked| match self.find_on(asked, oci::host_architecture()) {
+            Ok((spelled, found)) if found == *id => spelled,
+            _ => asked.clone(),
+        });
+        self.judge_again(id, spelled.as_ref(), None, &terms)
     }
 
-    fn judge_stored(&self, id: &Digest, pinned: bool, terms: &Terms) -> Result<Obtained, ObtainError> {
-        let insecure = terms.insecure;
+    /// As the newest of the name, if a name was asked for: an id means these bytes, new or old.
+    fn judge_stored(&self, id: &Digest, asked: Option<&NameReference>, terms: &Terms) -> Result<Obtained, ObtainError> {
+        let marked = asked.and_then(|asked| marked(asked, &terms.platform.architecture));
+        self.judge_again(id, asked, marked, terms)
+    }
+
+    fn judge_again(
+        &self,
+        id: &Digest,
+        asked: Option<&NameReference>,
+        marked: Option<Marked>,
+        terms: &Terms,
+    ) -> Result<Obtained, ObtainError> {
         let image = self.store.image(id)?;
         check_platform(&image.name, &image.config.os, &image.config.architecture, &terms.platform)?;
         let subject = Subject {
@@ -255,21 +312,25 @@ impl Images {
             manifest: image.origin.manifest.unwrap_or(*id),
             index: image.origin.index,
         };
-        let claim = Claim { subject: &subject, signatures: &image.signatures, pinned, insecure };
-        let (trust, audit) = self.judge(&claim)?;
+        let candidate =
+            Candidate { subject: &subject, id: Some(*id), came: &image.origin.came, signatures: &image.signatures };
+        let judgement = self.judge(&candidate, asked, marked, terms)?;
+        self.mark(&judgement, terms)?;
         self.store.touch(id);
-        Ok(Obtained { image, trust, audit })
+        Ok(judgement.obtained(image))
     }
 
     fn import(&self, source: &Source, terms: &Terms) -> Result<Obtained, ObtainError> {
-        self.import_opened(&self.open(source, terms)?, source, terms)
+        self.import_from(&self.open(source, terms)?, &Importing::of(source), terms)
     }
 
     /// Imports and verifies an image that the caller brought along, in a file whose name says nothing: `origin` tells users
     /// where it came from.
     pub fn import_own(&self, source: &Source, origin: &str) -> Result<Obtained, ObtainError> {
-        let terms = Terms::here(PullPolicy::Never, Insecure::default());
-        self.import_from(&self.open(source, &terms)?, source, origin.to_owned(), &terms)
+        // It comes with the program, so it is as new as the program is.
+        let terms = Terms { downgrade: true, ..Terms::here(PullPolicy::Never, Insecure::default()) };
+        let importing = Importing { origin: origin.to_owned(), ..Importing::of(source) };
+        self.import_from(&self.open(source, &terms)?, &importing, &terms)
     }
 
     fn open(&self, source: &Source, terms: &Terms) -> Result<SourceImage, SourceError> {
@@ -277,17 +338,13 @@ impl Images {
         SourceImage::open_with(source, architecture, &mut |dependency| self.dependency(dependency, terms))
     }
 
-    fn import_opened(&self, opened: &SourceImage, source: &Source, terms: &Terms) -> Result<Obtained, ObtainError> {
-        self.import_from(opened, source, source.to_string(), terms)
-    }
-
     fn import_from(
         &self,
         opened: &SourceImage,
-        source: &Source,
-        origin: String,
+        importing: &Importing<'_>,
         terms: &Terms,
     ) -> Result<Obtained, ObtainError> {
+        let Importing { source, ref origin, ref came, asked } = *importing;
         let (name, version) = name_of(source, opened);
         let subject = match &opened.content {
             Content::Native { manifest, config } => {
@@ -303,19 +360,25 @@ impl Images {
             },
         };
         check_platform(&subject.name, &subject.os, &subject.architecture, &terms.platform)?;
-        let claim =
-            Claim { subject: &subject, signatures: &opened.signatures, pinned: false, insecure: terms.insecure };
-        let (trust, audit) = self.judge(&claim)?;
+        let came = vec![came.clone()];
+        let candidate = Candidate { subject: &subject, id: None, came: &came, signatures: &opened.signatures };
+        let marked = match asked {
+            Some(asked) => marked(asked, &subject.architecture),
+            None => Some(own_mark(&subject)),
+        };
+        let judgement = self.judge(&candidate, asked, marked, terms)?;
         let native = matches!(opened.content, Content::Native { .. });
         let origin = Origin {
-            source: origin,
+            source: origin.clone(),
             manifest: opened.manifest.filter(|_| !native),
             index: None,
-            pinned: false,
-            insecure: trust == Trust::Insecure,
+            came,
+            pinned: judgement.trust == Trust::Digest,
+            insecure: judgement.trust == Trust::Insecure,
         };
         let image = self.store.import(opened, &name, version.as_ref(), origin)?;
-        Ok(Obtained { image, trust, audit })
+        self.mark(&judgement, terms)?;
+        Ok(judgement.obtained(image))
     }
 
     /// A name may be that of a repository at a registry or, where its host is none, of files on the web.
@@ -330,26 +393,6 @@ impl Images {
             }
             result => result,
         }
-    }
-
-    /// Whether the image may run, and what an audit has to say about it.
-    fn judge(&self, claim: &Claim<'_>) -> Result<(Trust, Option<String>), ObtainError> {
-        let verdict = match self.policy.judge(claim.subject, claim.signatures, Timestamp::now()) {
-            Err(_) if claim.pinned => self.policy.judge_pinned(claim.subject),
-            verdict => verdict,
-        };
-        let verdict = match verdict {
-            Ok(verdict) => verdict,
-            Err(_) if claim.insecure.image => return Ok((Trust::Insecure, None)),
-            Err(refusal) => return Err(refusal.into()),
-        };
-        let keys = verdict.keys.iter().map(ToString::to_string).collect();
-        let prefix = verdict.rule.map(|rule| rule.prefix.to_string()).unwrap_or_default();
-        Ok(match verdict.basis {
-            Basis::Signed | Basis::Anything => (Trust::Signature { prefix, keys }, None),
-            Basis::Pinned => (Trust::Digest, None),
-            Basis::Audited(refusal) => (Trust::Insecure, Some(refusal.to_string())),
-        })
     }
 }
 

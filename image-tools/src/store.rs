@@ -11,26 +11,33 @@
 //! | `layers/HEX/root` | the tree of the layer with this diff id, in overlayfs form; beside it `layer.json` |
 //! | `images/HEX` | the record of the image with this manifest digest; its mtime is the time of last use |
 //! | `names/NAME/@VERSION` | symbolic link whose text is an image id; `@` alone: the newest of the name |
+//! | `names/NAME/@sha256:HEX` | likewise, for an image that was fetched by this digest |
+//! | `marks/NAME/@VERSION` | by key, when the last accepted signature under this name was made; never collected |
 //! | `block/` | block images made from layers, a cache |
 //! | `tmp/`, `locks/` | work under way |
 
 mod gc;
 mod import;
 mod layer;
+mod marks;
 mod names;
 mod verify;
 
 pub use gc::{Collected, InUse};
 pub use import::{Documents, Incoming, Open};
 pub use layer::StoredLayer;
+pub use marks::Marked;
+pub use names::Named;
 pub use verify::Verified;
 
 use crate::config::{ConfigError, ImageConfig};
 use crate::digest::Digest;
 use crate::name::{ImageName, Version};
+use crate::provenance::Came;
 use crate::reference::IdPrefix;
 use crate::signature::Signature;
 use crate::source::{SourceError, parse_native};
+use crate::trust::decide::same_name;
 use crate::unpack::UnpackError;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -64,6 +71,14 @@ pub enum StoreError {
     /// A blob, record or tree is not what it was when it was stored.
     #[error("the image store is damaged: {0}")]
     Damaged(String),
+    /// The file that says how new the last accepted image of a name was.
+    #[error("`{path}`, which says how new the last accepted image of a name was, cannot be read: {why}")]
+    Marks {
+        /// The file.
+        path: String,
+        /// Why.
+        why: String,
+    },
     /// A layer was refused.
     #[error("layer {number}")]
     Layer {
@@ -97,12 +112,23 @@ pub struct Origin {
     /// Digest of the index at the source that led to that manifest: what cosign signs of an image for several machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<Digest>,
+    /// The ways in which these bytes came here. Records of older versions have none: such an image is fetched again where a
+    /// rule asks where it came from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub came: Vec<Came>,
     /// The user named the image by that digest.
     #[serde(default)]
     pub pinned: bool,
     /// It was let in by `--insecure-options=image`.
     #[serde(default)]
     pub insecure: bool,
+}
+
+impl Origin {
+    /// Whether a registry gave the image out under this name.
+    pub(crate) fn came_as(&self, wanted: &ImageName) -> bool {
+        self.came.iter().any(|came| matches!(came, Came::Registry { name, .. } if same_name(name, wanted)))
+    }
 }
 
 /// An image that is complete in the store.
@@ -151,8 +177,8 @@ pub struct Store {
     lock: File,
 }
 
-const DIRECTORIES: [&str; 8] =
-    ["", "blobs/sha256", "layers", "images", "names", crate::block::DIRECTORY, "tmp", "locks"];
+const DIRECTORIES: [&str; 9] =
+    ["", "blobs/sha256", "layers", "images", "names", "marks", crate::block::DIRECTORY, "tmp", "locks"];
 
 impl Store {
     /// Opens the store in `root`, and makes it if it is not there.

@@ -7,7 +7,9 @@
 
 use std::fmt;
 
+pub mod decide;
 mod edit;
+mod evidence;
 mod files;
 mod import;
 mod judge;
@@ -17,11 +19,12 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
+pub use decide::{Acceptance, Asked, Basis, Grant, Marks};
 pub use edit::{AddOptions, Entry, KeyEntry, add, list, remove, revoke};
 pub use files::{Level, TrustDirs};
 pub use import::import_policy;
-pub use judge::{Basis, Policy, Verdict};
-pub use refusal::{Flaw, Reason, Refusal, RuleName};
+pub use judge::{NO_MARKS, Policy, Question};
+pub use refusal::{Flaw, JudgedImage, Reason, Refusal, RuleName};
 pub use rotation::{RotateError, Rotation, rotate};
 pub use rule::{Accept, Prefix, Rule, RuleKey, TrustedKey};
 

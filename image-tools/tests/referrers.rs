@@ -39,7 +39,7 @@ fn serve(site: Arc<Mutex<Site>>) -> String {
             let lines = BufReader::new(&stream).lines().map_while(Result::ok);
             let lines: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
             let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
-            let path = path.trim_start_matches("/v2/example.com/app/").to_owned();
+            let path = path.trim_start_matches("/v2/app/").to_owned();
             let mut site = site.lock().expect("no panic");
             site.asked.push(path.clone());
             let found = site.content.get(path.split('?').next().unwrap_or_default());
@@ -88,7 +88,9 @@ fn signatures_are_found_by_the_api() {
     }
     let root = tempfile::tempdir().expect("temporary directory");
     let (key, stranger) = (SecretKey::generate().expect("entropy"), SecretKey::generate().expect("entropy"));
-    let (pod, sig) = native::image(root.path(), &key, "example.com/app", "one");
+    let site = Arc::new(Mutex::new(Site::default()));
+    let host = serve(Arc::clone(&site));
+    let (pod, sig) = native::image(root.path(), &key, &format!("{host}/app"), "one");
     let file = root.path().join("one.pod");
     std::fs::write(&file, pod).expect("file");
     let opened = SourceImage::open(&Source::Pod(file), host_architecture()).expect("own file");
@@ -97,7 +99,6 @@ fn signatures_are_found_by_the_api() {
     let signatures = Signature::from_file(&sig).expect("own signature");
     let artifact = signatures[0].to_artifact(&subject, manifest.len() as u64).expect("ours");
 
-    let site = Arc::new(Mutex::new(Site::default()));
     {
         let mut site = site.lock().expect("no panic");
         site.manifest(manifest);
@@ -112,16 +113,15 @@ fn signatures_are_found_by_the_api() {
         }
         site.manifest(&artifact.manifest);
     }
-    let host = serve(Arc::clone(&site));
     let dirs = TrustDirs::new(&root.path().join("usr"), &root.path().join("etc"));
     let obtain = || -> Result<Obtained, ObtainError> {
         let images =
             Images { store: Store::open(&root.path().join("store")).expect("store"), policy: Policy::load(&dirs) };
-        let reference = Reference::parse(&format!("{host}/example.com/app:1.0")).expect("reference");
+        let reference = Reference::parse(&format!("{host}/app:1.0")).expect("reference");
         images.obtain(&reference, PullPolicy::Update, HTTP)
     };
     let trusted = |key: &SecretKey| {
-        let prefix = Prefix::parse("example.com").expect("prefix");
+        let prefix = Prefix::parse(&host).expect("prefix");
         trust::add(&dirs, &prefix, &key.public().to_line(), &AddOptions::default()).expect("add");
     };
     trusted(&stranger);
@@ -134,6 +134,11 @@ fn signatures_are_found_by_the_api() {
     let broken = (oci::INDEX.to_owned(), b"[".to_vec());
     site.lock().expect("no panic").content.insert(format!("referrers/{subject}"), broken);
     assert!(obtain().expect_err("a lie").to_string().contains("a list of referrers that is not one"));
+    // A signature of another image, which the registry lists as one of this image.
+    let other = signatures[0].to_artifact(&Digest::of(b"another image"), 1).expect("ours").manifest;
+    site.lock().expect("no panic").manifest(&other);
+    site.lock().expect("no panic").list(&subject, &[(artifact.artifact_type, &other)]);
+    assert!(obtain().expect_err("another subject").to_string().contains("is not signed"));
     site.lock().expect("no panic").list(&subject, &[(artifact.artifact_type, &artifact.manifest)]);
     assert!(obtain().expect_err("another key").to_string().contains(&key.id().to_string()));
     trusted(&key);

@@ -154,11 +154,18 @@ fn wrong_and_missing_logins_are_told_apart() {
 
 /// A signed native image in the store of `bench`.
 fn signed(bench: &Bench, key: &SecretKey, name: &str, content: &str) -> StoredImage {
-    let layout = layout(&bench.root.path().join(format!("native-{}", name.replace('/', "-"))), content);
+    let layout = layout(&bench.root.path().join(format!("native-{}", name.replace(['/', ':'], "-"))), content);
     let store = Store::open(&bench.root.path().join("publisher")).expect("store");
     let source = Source::parse(&format!("oci:{}", layout.display())).expect("source");
     let opened = SourceImage::open(&source, host_architecture()).expect("layout");
-    let origin = Origin { source: "test".to_owned(), manifest: None, index: None, pinned: false, insecure: false };
+    let origin = Origin {
+        source: "test".to_owned(),
+        manifest: None,
+        index: None,
+        came: Vec::new(),
+        pinned: false,
+        insecure: false,
+    };
     let (name, version) = (ImageName::parse(name).expect("name"), Version::parse("1.0").expect("version"));
     let image = store.import(&opened, &name, Some(&version), origin.clone()).expect("import");
     let subject = Subject {
@@ -172,7 +179,9 @@ fn signed(bench: &Bench, key: &SecretKey, name: &str, content: &str) -> StoredIm
     let signature = signing::sign(key, &subject, jiff::Timestamp::now(), None).expect("sign");
     let manifest = store.blob(&image.id, oci::BYTES_MAX).expect("manifest");
     let config = image.config.to_bytes();
-    store.add_image(&Documents { manifest, config, signatures: vec![signature], origin }).expect("signed")
+    store
+        .add_image(&Documents { manifest, config, signatures: vec![signature], origin, names: Vec::new() })
+        .expect("signed")
 }
 
 impl Bench {
@@ -192,18 +201,19 @@ impl Bench {
 fn pushed_images_keep_their_signatures_and_serve_other_tools() {
     let Some(bench) = Bench::new() else { return };
     let key = SecretKey::generate().expect("entropy");
-    let image = signed(&bench, &key, "example.com/app", "native");
-    let index = bench.push_signed(&image, &bench.name("example.com/app:1.0"));
-    let wanted = bench.name("example.com/app:1.0");
+    let image = signed(&bench, &key, &bench.name("team/app"), "native");
+    let index = bench.push_signed(&image, &bench.name("team/app:1.0"));
+    let wanted = bench.name("team/app:1.0");
     let error = bench.obtain(&wanted, PullPolicy::New, SECURE).expect_err("no rule").to_string();
-    assert!(error.contains("image `example.com/app:1.0`") && error.contains("no trust rule"), "{error}");
-    bench.trust("example.com", &key);
+    assert!(error.contains(&format!("image `{wanted}`")) && error.contains("no trust rule"), "{error}");
+    let prefix = bench.name("team");
+    bench.trust(&prefix, &key);
     let fetched = bench.obtain(&wanted, PullPolicy::New, SECURE).expect("trusted");
     assert_eq!(fetched.image.id, image.id);
-    assert_eq!(fetched.trust, Trust::Signature { prefix: "example.com".to_owned(), keys: vec![key.id().to_string()] });
+    assert_eq!(fetched.trust, Trust::Signature { prefix, keys: vec![key.id().to_string()] });
     assert_eq!(fetched.image.signatures, image.signatures);
     // The same again sends and sets nothing else.
-    assert_eq!(bench.push_signed(&image, &bench.name("example.com/app:1.0")), index);
+    assert_eq!(bench.push_signed(&image, &wanted), index);
     // skopeo takes the manifest beside it, with the app in the words of OCI.
     let copy = bench.root.path().join("copied");
     let (from, to) = (format!("docker://{wanted}"), format!("oci:{}:x", copy.display()));
@@ -217,14 +227,14 @@ fn pushed_images_keep_their_signatures_and_serve_other_tools() {
 fn a_signed_image_under_another_name_is_refused() {
     let Some(bench) = Bench::new() else { return };
     let key = SecretKey::generate().expect("entropy");
-    bench.trust("example.com", &key);
-    let image = signed(&bench, &key, "example.com/a", "a");
-    bench.push_signed(&image, &bench.name("example.com/b:1.0"));
-    let error = bench.obtain(&bench.name("example.com/b:1.0"), PullPolicy::New, SECURE).expect_err("another");
-    assert!(error.to_string().contains("calls itself `example.com/a:1.0`"), "{error}");
-    bench.push_signed(&image, &bench.name("example.com/a:2.0"));
-    let error = bench.obtain(&bench.name("example.com/a:2.0"), PullPolicy::New, SECURE).expect_err("another version");
-    assert!(error.to_string().contains("calls itself `example.com/a:1.0`"), "{error}");
+    bench.trust(&bench.name("team"), &key);
+    let image = signed(&bench, &key, &bench.name("team/a"), "a");
+    bench.push_signed(&image, &bench.name("team/b:1.0"));
+    let error = bench.obtain(&bench.name("team/b:1.0"), PullPolicy::New, SECURE).expect_err("another").to_string();
+    assert!(error.contains(&format!("calls itself `{}`", bench.name("team/a:1.0"))), "{error}");
+    bench.push_signed(&image, &bench.name("team/a:2.0"));
+    let error = bench.obtain(&bench.name("team/a:2.0"), PullPolicy::New, SECURE).expect_err("another version");
+    assert!(error.to_string().contains("the signature is for version `1.0`"), "{error}");
 }
 
 /// Pushes an image of another tool with a cosign signature in the older layout and one as a bundle.

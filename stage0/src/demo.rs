@@ -57,5 +57,5 @@ pub(crate) fn provide(images: &Images, reference: &Reference) -> Result<()> {
 fn is_there(images: &Images, name: &NameReference) -> bool {
     let Ok(id) = images.find(name) else { return false };
     let brought_along = images.store.image(&id).is_ok_and(|image| image.origin.source == ORIGIN);
-    !brought_along || images.stored(&id, false, Insecure::default()).is_ok()
+    !brought_along || images.stored(&id, Some(name), Insecure::default()).is_ok()
 }

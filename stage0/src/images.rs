@@ -11,7 +11,7 @@ use contract::host::StageImage;
 use contract::pod::{Pod, Trust};
 use image_tools::digest::Digest;
 use image_tools::obtain::{self, Images, ObtainError, Obtained, Platform, PullPolicy, Terms};
-use image_tools::reference::Reference;
+use image_tools::reference::{NameReference, Reference, Source};
 use image_tools::store::Store;
 use image_tools::trust::{Policy, TrustDirs};
 use std::path::PathBuf;
@@ -44,33 +44,46 @@ pub(crate) fn reference(text: &str) -> Result<Reference, Failure> {
     Reference::parse(text).map_err(|error| Failure::new(error.to_string()))
 }
 
+/// What the user says about the images of one command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Words {
+    /// When to ask where an image came from.
+    pub(crate) pull: Pull,
+    /// `--allow-downgrade`
+    pub(crate) downgrade: bool,
+    /// `--insecure-options`
+    pub(crate) insecure: Insecure,
+}
+
 /// Fetches or imports what is missing for this machine, and verifies.
-pub(crate) fn obtain(images: &Images, text: &str, pull: Pull, insecure: Insecure) -> Result<Obtained> {
-    obtain_on(images, text, pull, insecure, Platform::host())
+pub(crate) fn obtain(images: &Images, text: &str, words: Words) -> Result<Obtained> {
+    obtain_on(images, text, words, Platform::host())
 }
 
 /// As [`obtain`], for another machine.
-pub(crate) fn obtain_on(
-    images: &Images,
-    text: &str,
-    pull: Pull,
-    insecure: Insecure,
-    platform: Platform,
-) -> Result<Obtained> {
+pub(crate) fn obtain_on(images: &Images, text: &str, words: Words, platform: Platform) -> Result<Obtained> {
     let reference = reference(text)?;
     crate::demo::provide(images, &reference)?;
-    let pull = match pull {
+    let pull = match words.pull {
         Pull::New => PullPolicy::New,
         Pull::Update => PullPolicy::Update,
         Pull::Never => PullPolicy::Never,
     };
     let context = || format!("image `{}`", crate::escape::escape(text));
-    let terms = Terms { pull, insecure: self::insecure(insecure), platform };
+    let terms = Terms { pull, insecure: insecure(words.insecure), downgrade: words.downgrade, platform };
     let obtained = images.obtain_on(&reference, &terms).map_err(failure).with_context(context)?;
     if let Some(audit) = &obtained.audit {
         output::notice(&format!("pod: image `{text}` runs because its rule only audits: {audit}"));
     }
     Ok(obtained)
+}
+
+/// The name in what was typed, under which the image is judged again.
+pub(crate) fn asked(text: &str) -> Option<NameReference> {
+    match Reference::parse(text) {
+        Ok(Reference::Name(name) | Reference::Source(Source::Registry(name))) => Some(name),
+        _ => None,
+    }
 }
 
 /// In image-tools' words.
@@ -104,7 +117,8 @@ pub(crate) fn app_image(obtained: Obtained) -> AppImage {
 
 /// The image of a stage1, for `host.json`.
 pub(crate) fn stage_image(obtained: &Obtained) -> StageImage {
-    StageImage { id: obtained.image.id.to_string(), trust: trust(obtained.trust.clone()) }
+    let asked = obtained.asked.as_ref().map(ToString::to_string);
+    StageImage { id: obtained.image.id.to_string(), trust: trust(obtained.trust.clone()), asked }
 }
 
 fn trust(trust: obtain::Trust) -> Trust {
@@ -115,9 +129,14 @@ fn trust(trust: obtain::Trust) -> Trust {
     }
 }
 
-/// An image of the store by its id, judged again.
-pub(crate) fn stored(images: &Images, id: &Digest, pinned: bool, insecure: obtain::Insecure) -> Result<Obtained> {
-    images.stored(id, pinned, insecure).map_err(failure)
+/// An image of the store by its id, judged again under the name it was asked for.
+pub(crate) fn stored(
+    images: &Images,
+    id: &Digest,
+    asked: Option<&NameReference>,
+    insecure: obtain::Insecure,
+) -> Result<Obtained> {
+    images.stored(id, asked, insecure).map_err(failure)
 }
 
 /// For a stage1 that boots: one block image for each app, made the first time and then found.

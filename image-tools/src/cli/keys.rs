@@ -7,11 +7,11 @@ use image_tools::convert::check_layers;
 use image_tools::digest::Digest;
 use image_tools::native::{NativeFile, with_signature};
 use image_tools::oci::host_architecture;
-use image_tools::reference::Source;
+use image_tools::reference::{NameReference, Source};
 use image_tools::signing::{self, ask_password, read_public, read_secret};
 use image_tools::source::{Content, SourceImage, parse_native};
 use image_tools::statement::Subject;
-use image_tools::trust::{Policy, TrustDirs};
+use image_tools::trust::{NO_MARKS, Policy, Question, TrustDirs};
 use jiff::{Timestamp, ToSpan};
 use std::path::{Path, PathBuf};
 
@@ -32,6 +32,9 @@ pub(super) struct Sign {
     /// The signature counts until this time (RFC 3339), or for so many days (`90d`)
     #[arg(long, value_name = "TIME", value_parser = expiry)]
     expires: Option<Timestamp>,
+    /// Sign the image under another name than its own, such as that of a tag at a registry
+    #[arg(long, value_name = "NAME[:VERSION]", value_parser = name)]
+    name: Option<NameReference>,
     /// Native image file, or what `rotation` wrote
     image: PathBuf,
 }
@@ -63,14 +66,19 @@ pub(super) fn keygen(arguments: &Keygen) -> Result<String, Failure> {
 pub(super) fn sign(arguments: &Sign) -> Result<String, Failure> {
     let key = read_secret(&arguments.key, || ask_password("password: ")).map_err(hinted)?;
     if super::rotation::is_one(&arguments.image) {
-        return match arguments.expires {
-            None => super::rotation::sign(&arguments.image, &key),
-            Some(_) => Err(Failure { code: super::USAGE, ..anyhow!("a rotation says itself when it expires").into() }),
+        let what = match (arguments.expires, &arguments.name) {
+            (None, None) => return super::rotation::sign(&arguments.image, &key),
+            (Some(_), _) => "when it expires",
+            (None, Some(_)) => "what it is about",
         };
+        return Err(Failure { code: super::USAGE, ..anyhow!("a rotation says itself {what}").into() });
     }
     let (image, manifest, config) = open(&arguments.image)?;
     let (parsed_manifest, parsed) = parse_native(&manifest, &config)?;
-    let subject = subject(&manifest, &config)?;
+    let mut subject = subject(&manifest, &config)?;
+    if let Some(name) = &arguments.name {
+        (subject.name, subject.version) = (name.name.clone(), name.version.clone());
+    }
     let signature = signing::sign(&key, &subject, Timestamp::now(), arguments.expires).map_err(hinted)?;
     let signatures = with_signature(&image.signatures, signature);
     let layers: Vec<_> = image.layers.iter().map(|layer| layer.extent.clone()).collect();
@@ -93,9 +101,16 @@ pub(super) fn verify(arguments: &Verify) -> Result<String, Failure> {
     // The key is trusted for this one name, and nothing else is.
     let nowhere = Path::new("/dev/null/nowhere");
     let dirs = TrustDirs::new(nowhere, nowhere).with_built_in(subject.name.as_str(), key)?;
-    Policy::load(&dirs)
-        .judge(&subject, &image.signatures, Timestamp::now())
-        .map_err(|refusal| Failure::hinted(refusal, None))?;
+    let question = Question {
+        asked: None,
+        subject: &subject,
+        id: None,
+        came: &[],
+        signatures: &image.signatures,
+        marks: NO_MARKS,
+        now: Timestamp::now(),
+    };
+    Policy::load(&dirs).judge(&question).map_err(|refusal| Failure::hinted(refusal, None))?;
     check_layers(&image)?;
     Ok(format!("{} {subject} {id}\n", subject.manifest))
 }
@@ -118,6 +133,14 @@ fn subject(manifest: &[u8], config: &[u8]) -> Result<Subject, Failure> {
 pub(super) fn hinted(error: signing::SigningError) -> Failure {
     let hint = error.hint();
     Failure::hinted(error, hint)
+}
+
+fn name(text: &str) -> Result<NameReference, String> {
+    match NameReference::parse(text) {
+        Ok(NameReference { digest: Some(_), .. }) => Err("a signature names the digest by itself".to_owned()),
+        Ok(name) => Ok(name),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 pub(super) fn expiry(text: &str) -> Result<Timestamp, String> {

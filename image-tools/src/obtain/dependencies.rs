@@ -25,7 +25,8 @@ impl Images {
     /// The layers of a dependency. One that is not in the store is looked for like any image that is named.
     pub(super) fn dependency(&self, wanted: &Dependency, terms: &Terms) -> Result<Vec<SourceLayer>, Unavailable> {
         let obtained = match self.exact(wanted) {
-            Some(id) => self.judge_stored(&id, false, terms)?,
+            // Its own name is the one that is wanted, and the id says which one of that name.
+            Some(id) => self.judge_stored(&id, None, terms)?,
             None => self.obtain_on(&Reference::Name(wanted.name.clone()), terms)?,
         };
         check(wanted, &obtained.image)?;

@@ -3,21 +3,22 @@
 //! Everything a judgement needs is small (manifest, configuration, signatures) and is read first, so nothing of an image
 //! that nobody trusts is downloaded, let alone unpacked. Layers then go through the store's one pass, several at a time.
 
-use super::{Claim, Images, Insecure, ObtainError, Obtained, PullPolicy, Terms, Trust, check_platform};
+use super::judge::{Candidate, at_registry, marked, tag};
+use super::{Images, Insecure, ObtainError, Obtained, PullPolicy, Terms, Trust, check_platform};
 use crate::config::{self, Layer};
 use crate::cosign::canonical_name;
 use crate::digest::Digest;
 use crate::limits::Limits;
-use crate::name::{ImageName, Version};
 use crate::oci::{self, Descriptor, Manifest};
 use crate::pipeline::Expected;
 use crate::progress::Progress;
+use crate::provenance::Came;
 use crate::reference::NameReference;
 use crate::registry::{Platform, Registry, RemoteImage, Repository, Settings};
 use crate::signature::Signature;
 use crate::source::{Content, Description, SourceError, describe, docker_config, native_manifest, parse_native};
 use crate::statement::Subject;
-use crate::store::{Documents, Incoming, Origin, StoredImage};
+use crate::store::{Documents, Incoming, Named, Origin, StoredImage};
 use std::io::{self, Read};
 
 /// An image at a registry whose small documents are here.
@@ -29,25 +30,58 @@ struct Remote {
     subject: Subject,
 }
 
+impl Remote {
+    fn is_native(&self) -> bool {
+        matches!(self.content, Content::Native { .. })
+    }
+}
+
+/// What goes into the store with the layers.
+struct Taken {
+    signatures: Vec<Signature>,
+    origin: Origin,
+    names: Vec<Named>,
+}
+
 impl Images {
     /// Fetches an image by name from its registry, as far as it is not in the store.
     pub(super) fn fetch_registry(&self, wanted: &NameReference, terms: &Terms) -> Result<Obtained, ObtainError> {
-        let Terms { pull, insecure, ref platform } = *terms;
+        let Terms { pull, insecure, ref platform, .. } = *terms;
         if pull == PullPolicy::Never {
             return Err(ObtainError::Absent(wanted.to_string()));
         }
         let registry = Registry::new(self.registry_settings(insecure)?)?;
-        let repository = registry.repository(&canonical_name(&wanted.name))?;
+        let asked = at_registry(wanted);
+        let repository = registry.repository(&asked.name)?;
         let remote = inspect(&repository, wanted, platform)?;
         check_platform(&remote.subject.name, &remote.subject.os, &remote.subject.architecture, platform)?;
-        let foreign = self.policy.takes_foreign(&remote.subject);
+        let foreign = self.policy.takes_foreign(&asked.name);
         let signatures = super::signatures::find(&repository, &remote.image, foreign)?;
-        let claim =
-            Claim { subject: &remote.subject, signatures: &signatures, pinned: wanted.digest.is_some(), insecure };
-        let (trust, audit) = self.judge(&claim)?;
-        let image = self.take(&repository, &remote, signatures, wanted, &trust)?;
+        let came = [Came::Registry { name: asked.name.clone(), version: tag(&asked), channel: remote.image.channel }];
+        let candidate = Candidate { subject: &remote.subject, id: None, came: &came, signatures: &signatures };
+        let judgement = self.judge(&candidate, Some(&asked), marked(&asked, &remote.subject.architecture), terms)?;
+        let origin = Origin {
+            source: format!("docker://{wanted}"),
+            manifest: (!remote.is_native()).then_some(remote.image.manifest.digest),
+            index: remote.image.index,
+            came: came.to_vec(),
+            pinned: wanted.digest.is_some(),
+            insecure: judgement.trust == Trust::Insecure,
+        };
+        let mut names = vec![match asked.digest {
+            // The user's word is for this once: it does not make the name mean the image.
+            Some(digest) => Named::Digest(asked.name.clone(), digest),
+            None if remote.is_native() => Named::Version(asked.name.clone(), asked.version.clone()),
+            None => Named::Version(asked.name.clone(), tag(&asked)),
+        }];
+        let own = Named::Version(remote.subject.name.clone(), remote.subject.version.clone());
+        if remote.is_native() && !names.contains(&own) && self.is_bound_to_own_name(&candidate, terms)? {
+            names.push(own);
+        }
+        let image = self.take(&repository, &remote, Taken { signatures: signatures.clone(), origin, names })?;
+        self.mark(&judgement, terms)?;
         self.store.touch(&image.id);
-        Ok(Obtained { image, trust, audit })
+        Ok(judgement.obtained(image))
     }
 
     /// How to reach registries, as the administrator and the vendor say, and as this one run allows.
@@ -59,14 +93,8 @@ impl Images {
     }
 
     /// Brings the layers into the store, and the image when they are all there.
-    fn take(
-        &self,
-        repository: &Repository,
-        remote: &Remote,
-        signatures: Vec<Signature>,
-        wanted: &NameReference,
-        trust: &Trust,
-    ) -> Result<StoredImage, ObtainError> {
+    fn take(&self, repository: &Repository, remote: &Remote, taken: Taken) -> Result<StoredImage, ObtainError> {
+        let Taken { signatures, origin, names } = taken;
         let progress = Progress::new(&remote.subject.to_string(), &remote.manifest.layers);
         let mut incoming = Vec::with_capacity(remote.diff_ids.len());
         for (number, (descriptor, diff_id)) in remote.manifest.layers.iter().zip(&remote.diff_ids).enumerate() {
@@ -86,20 +114,7 @@ impl Images {
                 (native_manifest(&config, &blobs), config)
             }
         };
-        let native = matches!(remote.content, Content::Native { .. });
-        let origin = Origin {
-            source: format!("docker://{wanted}"),
-            manifest: (!native).then_some(remote.image.manifest.digest),
-            index: remote.image.index,
-            pinned: wanted.digest.is_some(),
-            insecure: *trust == Trust::Insecure,
-        };
-        let image = self.store.add_image(&Documents { manifest, config, signatures, origin })?;
-        let asked = canonical_name(&wanted.name);
-        if image.name != asked {
-            // A native image keeps its own name, and is found again by the one it was asked for.
-            self.store.set_name(&asked, wanted.version.as_ref(), &remote.subject.architecture, &image.id)?;
-        }
+        let image = self.store.add_image(&Documents { manifest, config, signatures, origin, names })?;
         progress.finish();
         Ok(image)
     }
@@ -113,7 +128,7 @@ fn inspect(repository: &Repository, wanted: &NameReference, platform: &Platform)
     };
     let config = small_blob(repository, &manifest.config, config::BYTES_MAX as u64, wanted)?;
     let (content, diff_ids, subject) = match manifest.config.media_type.as_str() {
-        config::MEDIA_TYPE => native(&image, config, wanted)?,
+        config::MEDIA_TYPE => native(&image, config)?,
         oci::CONFIG | oci::DOCKER_CONFIG => foreign(&image, &config, wanted)?,
         other => {
             return Err(unusable(wanted, &format!("is no image: its configuration is `{}`", other.escape_default())));
@@ -127,58 +142,26 @@ fn inspect(repository: &Repository, wanted: &NameReference, platform: &Platform)
 
 type Parts = (Content, Vec<Digest>, Subject);
 
-fn native(image: &RemoteImage, config: Vec<u8>, wanted: &NameReference) -> Result<Parts, ObtainError> {
+fn native(image: &RemoteImage, config: Vec<u8>) -> Result<Parts, ObtainError> {
     let manifest = image.manifest.bytes.clone();
     let (_, parsed) = parse_native(&manifest, &config)?;
     let diff_ids = parsed.layers.iter().map(Layer::diff_id).collect();
-    let subject = Subject::of(parsed, image.manifest.digest);
-    let Subject { name, version, .. } = &subject;
-    if !may_be_called(name, version.as_ref(), wanted) {
-        let version = version.as_ref().map_or_else(String::new, |version| format!(":{version}"));
-        return Err(unusable(wanted, &format!("is another image there: it calls itself `{name}{version}`")));
-    }
+    let subject = Subject { index: image.index, ..Subject::of(parsed, image.manifest.digest) };
     Ok((Content::Native { manifest, config }, diff_ids, subject))
 }
 
 fn foreign(image: &RemoteImage, config: &[u8], wanted: &NameReference) -> Result<Parts, ObtainError> {
     let (description, diff_ids) = docker_config::parse(config).map_err(SourceError::from)?;
     let Description { os, architecture, .. } = &description;
-    let version = match (&wanted.version, &wanted.digest) {
-        (Some(version), _) => Some(version.clone()),
-        (None, Some(_)) => None,
-        (None, None) => Some(Version::latest()),
-    };
     let subject = Subject {
         name: canonical_name(&wanted.name),
-        version,
+        version: if wanted.digest.is_some() { wanted.version.clone() } else { tag(wanted) },
         os: os.clone(),
         architecture: architecture.clone(),
         manifest: image.manifest.digest,
         index: image.index,
     };
     Ok((Content::Foreign(description), diff_ids, subject))
-}
-
-/// A native image has a name of its own, which its signatures are about. It answers to a name at a registry only if one of
-/// the two names ends, by whole components, with the repository of the other: a registry must not be able to serve one
-/// publisher's image where another one was asked for.
-fn may_be_called(name: &ImageName, version: Option<&Version>, wanted: &NameReference) -> bool {
-    let repository = |name: &ImageName| match name.host() {
-        Some(host) => name.as_str()[host.len() + 1..].to_owned(),
-        None => name.as_str().to_owned(),
-    };
-    let ends =
-        |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
-    let asked = repository(&wanted.name);
-    let same_name = *name == wanted.name
-        || *name == canonical_name(&wanted.name)
-        || ends(name.as_str(), &asked)
-        || ends(&asked, name.as_str());
-    let same_version = match (&wanted.version, version) {
-        (Some(asked), Some(version)) => asked == version || *asked == Version::latest(),
-        _ => true,
-    };
-    same_name && same_version
 }
 
 fn layer<'a>(
@@ -227,32 +210,4 @@ pub(super) fn read_blob(repository: &Repository, digest: &Digest, size: u64) -> 
         return Err(crate::registry::RegistryError::Digest { host, wanted: *digest, got }.into());
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_registry_cannot_serve_one_image_as_another() {
-        for (wanted, name, version, may) in [
-            ("localhost:5000/demo", "demo", Some("1"), true),
-            ("localhost:5000/demo:1", "demo", Some("1"), true),
-            ("localhost:5000/demo:latest", "demo", Some("1"), true),
-            ("localhost:5000/demo:2", "demo", Some("1"), false),
-            ("localhost:5000/demo:2", "demo", None, true),
-            ("localhost:5000/mirror/example.com/app", "example.com/app", None, true),
-            ("example.com/app", "example.com/app", None, true),
-            ("localhost:5000/app", "example.com/team/app", None, true),
-            ("localhost:5000/b", "a", None, false),
-            ("evil.com/team/app", "example.com/app", None, false),
-            ("evil.com/xapp", "app", None, false),
-            ("redis", "docker.io/library/redis", None, true),
-        ] {
-            let wanted_reference = NameReference::parse(wanted).expect(wanted);
-            let name = ImageName::parse(name).expect(name);
-            let version = version.map(|version| Version::parse(version).expect(version));
-            assert_eq!(may_be_called(&name, version.as_ref(), &wanted_reference), may, "{wanted} {name}");
-        }
-    }
 }

@@ -4,7 +4,7 @@
 //! local file. Its signatures are those inside of it and those in the `.sig` file beside it. What the server says of
 //! versions and ages is kept, so that an unchanged file is not sent again.
 
-use super::{Images, Insecure, ObtainError, Obtained, PullPolicy, Terms};
+use super::{Images, Importing, Insecure, ObtainError, Obtained, PullPolicy, Terms};
 use crate::digest::Digest;
 use crate::discovery::Places;
 use crate::name::{ImageName, Version};
@@ -51,7 +51,7 @@ impl Images {
         if let Some(seen) = &seen {
             let fresh = now_unix_secs() < seen.fetched_unix_secs.saturating_add(seen.max_age_secs);
             if pull != PullPolicy::Update || fresh {
-                return self.judge_stored(&seen.id, false, terms);
+                return self.judge_stored(&seen.id, wanted, terms);
             }
         }
         if pull == PullPolicy::Never {
@@ -64,7 +64,7 @@ impl Images {
         let remember = |id| Seen { url: url.to_owned(), id, etag, fetched_unix_secs: now_unix_secs(), max_age_secs };
         let obtained = match (page.content.is_some(), seen) {
             (false, Some(seen)) => {
-                let obtained = self.judge_stored(&seen.id, false, terms)?;
+                let obtained = self.judge_stored(&seen.id, wanted, terms)?;
                 let etag = seen.etag.clone();
                 self.remember(&Seen { etag, ..remember(seen.id) })?;
                 return Ok(obtained);
@@ -127,7 +127,8 @@ impl Images {
             if let Some(wanted) = wanted {
                 check_name(&opened, wanted, url)?;
             }
-            self.import_opened(&opened, &Source::Url(url.to_owned()), terms)
+            let source = Source::Url(url.to_owned());
+            self.import_from(&opened, &Importing { asked: wanted, ..Importing::of(&source) }, terms)
         });
         // Good or bad, its bytes are known now; a refused image is not kept.
         download.remove();

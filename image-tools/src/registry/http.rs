@@ -3,6 +3,7 @@
 use super::challenge::Challenge;
 use super::endpoint::Endpoint;
 use super::{RegistryError, Settings, auth, credentials, tls};
+use crate::provenance::Channel;
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -157,6 +158,15 @@ impl Http {
             uri = next;
         }
         Err(malformed("with redirects without end"))
+    }
+
+    /// How well it is known that the endpoint is the one that is meant.
+    pub(super) fn channel(&self, endpoint: &Endpoint) -> Channel {
+        match (endpoint.scheme, self.settings.insecure_tls) {
+            ("https", false) => Channel::Tls,
+            ("https", true) => Channel::Unverified,
+            _ => Channel::Http,
+        }
     }
 
     fn agent_for(&self, endpoint: &Endpoint) -> Result<Agent, RegistryError> {

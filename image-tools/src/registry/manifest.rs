@@ -5,6 +5,7 @@ use super::{RegistryError, Repository};
 use crate::digest::Digest;
 use crate::name::Version;
 use crate::oci::{self, Descriptor, Index};
+use crate::provenance::Channel;
 use std::fmt;
 
 /// `artifactType` of the entry of an index that is a native image.
@@ -23,6 +24,8 @@ pub struct Document {
     pub digest: Digest,
     /// What it says.
     pub content: oci::Document,
+    /// How well it is known who sent it.
+    pub channel: Channel,
 }
 
 /// What an image was built for.
@@ -55,6 +58,8 @@ pub struct RemoteImage {
     pub manifest: Document,
     /// The index it was chosen from, if there was one: what the tag names, and what may be signed instead.
     pub index: Option<Digest>,
+    /// How well it is known who said that the tag or the digest names it.
+    pub channel: Channel,
 }
 
 impl Repository {
@@ -71,14 +76,17 @@ impl Repository {
             (None, None) => Version::latest().as_str().to_owned(),
         };
         let top = self.document(&reference, &IMAGE_TYPES)?;
-        let oci::Document::Index(index) = &top.content else { return Ok(RemoteImage { manifest: top, index: None }) };
+        let channel = top.channel;
+        let oci::Document::Index(index) = &top.content else {
+            return Ok(RemoteImage { manifest: top, index: None, channel });
+        };
         let chosen = choose(index, platform).ok_or_else(|| RegistryError::Platform {
             image: self.name.to_string(),
             platform: platform.to_string(),
             available: available(index),
         })?;
         let manifest = self.document(&chosen.to_string(), &[oci::MANIFEST, oci::DOCKER_MANIFEST])?;
-        Ok(RemoteImage { manifest, index: Some(top.digest) })
+        Ok(RemoteImage { manifest, index: Some(top.digest), channel })
     }
 
     /// Any manifest, by tag or digest, of one of these types.
@@ -105,7 +113,7 @@ impl Repository {
             // CVE-2021-41190: header, `mediaType` and content must agree.
             let content = oci::Document::parse(&bytes, Some(&media_type))
                 .map_err(|error| malformed(format!("with a document that is refused: {error}")))?;
-            Ok(Document { bytes, media_type, digest, content })
+            Ok(Document { bytes, media_type, digest, content, channel: self.http.channel(endpoint) })
         })
     }
 }

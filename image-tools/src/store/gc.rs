@@ -3,6 +3,7 @@
 use super::{Store, StoreError, io_error, now_unix_secs};
 use crate::digest::Digest;
 use crate::oci::Document;
+use crate::provenance::Came;
 use rustix::fs::FlockOperation;
 use std::collections::HashSet;
 use std::io;
@@ -40,7 +41,14 @@ impl Store {
             result => result.map_err(io_error(format!("remove the image {id}")))?,
         }
         match image {
-            Ok(image) => self.forget_names(&image.name, id),
+            Ok(image) => {
+                self.forget_names(&image.name, id)?;
+                let mut names = image.origin.came.iter().filter_map(|came| match came {
+                    Came::Registry { name, .. } if *name != image.name => Some(name),
+                    _ => None,
+                });
+                names.try_for_each(|name| self.forget_names(name, id))
+            }
             Err(_) => Ok(()), // A damaged image has names that lead nowhere, until it is imported again.
         }
     }

@@ -1,11 +1,12 @@
 //! Putting images into the store: layers in parallel, then the documents, then the name.
 
 use super::layer::Staged;
-use super::{Origin, Record, Store, StoreError, StoredImage, StoredLayer, io_error, now_unix_secs};
+use super::{Named, Origin, Record, Store, StoreError, StoredImage, StoredLayer, io_error, now_unix_secs};
 use crate::digest::Digest;
 use crate::limits::Limits;
 use crate::name::{ImageName, Version};
 use crate::pipeline::Expected;
+use crate::provenance::Came;
 use crate::signature::Signature;
 use crate::source::{Content, SourceImage, SourceLayer, describe, native_manifest, parse_native};
 use std::io::{self, Read, Write};
@@ -43,6 +44,8 @@ pub struct Documents {
     pub signatures: Vec<Signature>,
     /// Where they came from.
     pub origin: Origin,
+    /// What is to mean the image from now on.
+    pub names: Vec<Named>,
 }
 
 impl SourceLayer {
@@ -79,7 +82,9 @@ impl Store {
                 (native_manifest(&config, &blobs), config)
             }
         };
-        self.add_image(&Documents { manifest, config, signatures: image.signatures.clone(), origin })
+        let own = parse_native(&manifest, &config)?.1;
+        let names = vec![Named::Version(own.name, own.version)];
+        self.add_image(&Documents { manifest, config, signatures: image.signatures.clone(), origin, names })
     }
 
     /// Stores layers, several at a time, and makes them visible when all of them are complete and synced.
@@ -129,9 +134,9 @@ impl Store {
         rustix::fs::syncfs(&self.lock).map_err(io::Error::from).map_err(io_error("sync the image store"))
     }
 
-    /// Stores the documents of an image whose layers are in the store, and makes its name mean it.
+    /// Stores the documents of an image whose layers are in the store, and makes the names mean it.
     pub fn add_image(&self, documents: &Documents) -> Result<StoredImage, StoreError> {
-        let Documents { manifest, config, signatures, origin } = documents;
+        let Documents { manifest, config, signatures, origin, names } = documents;
         let (parsed_manifest, parsed) = parse_native(manifest, config)?;
         let id = Digest::of(manifest);
         let mut trees: Vec<Digest> = Vec::new();
@@ -146,23 +151,29 @@ impl Store {
         }
         self.write(&self.blob_path(&id), manifest)?;
         self.write(&self.blob_path(&parsed_manifest.config.digest), config)?;
+        let mut origin = origin.clone();
+        if let Ok((before, _)) = self.record(&id) {
+            Came::remember(&mut origin.came, before.origin.came);
+        }
         let record = Record {
             version: 1,
             config: parsed_manifest.config.digest,
             size_bytes,
             imported_unix_secs: now_unix_secs(),
-            origin: origin.clone(),
+            origin,
             trees,
             signatures: signatures.clone(),
         };
         let text = serde_json::to_vec(&record).expect("strings and numbers always serialise");
         self.write(&self.record_path(&id), &text)?;
-        self.set_name(&parsed.name, parsed.version.as_ref(), &parsed.architecture, &id)?;
+        for name in names {
+            self.set_name(name, &parsed.architecture, &id)?;
+        }
         self.image(&id)
     }
 
     /// Replaces a small file so that a crash leaves the old or the new one.
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let write = || {
             let temporary = self.temporary("file")?;
             let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;

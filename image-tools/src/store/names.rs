@@ -11,12 +11,26 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+/// What can mean an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A version of a name, which also becomes the newest of the name; without a version, the newest only.
+    Version(ImageName, Option<Version>),
+    /// A name with the digest by which the image was fetched. It says nothing of what the newest is.
+    Digest(ImageName, Digest),
+}
 
 impl Store {
     /// The image a name means on machines of an architecture: the version asked for, else `latest`, else the newest. A short name also finds what a
     /// registry's default gave it (`redis` finds `docker.io/library/redis`).
     pub fn find_name(&self, wanted: &NameReference, architecture: &str) -> Result<Digest, StoreError> {
+        self.find_spelling(wanted, architecture).map(|(_, id)| id)
+    }
+
+    /// As [`Store::find_name`], with the spelling of the name that the store has.
+    pub fn find_spelling(&self, wanted: &NameReference, architecture: &str) -> Result<(ImageName, Digest), StoreError> {
         for name in spellings(&wanted.name) {
             let latest = Version::latest();
             let versions = match &wanted.version {
@@ -25,55 +39,53 @@ impl Store {
             };
             let tries = if wanted.version.is_some() { &versions[..1] } else { &versions[..] };
             for version in tries {
-                if let Some(id) = self.read_name(&name, *version, architecture)? {
-                    return Ok(id);
+                let link = link(version.map_or("", Version::as_str), architecture);
+                if let Some(id) = self.read_link(&name, &link)? {
+                    return Ok((name, id));
                 }
             }
         }
         Err(StoreError::Missing(wanted.to_string()))
     }
 
-    fn name_path(&self, name: &ImageName, version: Option<&Version>, architecture: &str) -> PathBuf {
-        let directory = self.root.join("names").join(name.as_str());
-        // A component of a path: what an image says of itself is not taken as it is.
-        let plain = !architecture.is_empty() && architecture.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let machine = match (architecture == oci::host_architecture(), plain) {
-            (true, _) => String::new(),
-            (false, true) => format!("@{architecture}"),
-            (false, false) => format!("@{}", Digest::of(architecture.as_bytes()).hex()),
-        };
-        directory.join(format!("@{}{machine}", version.map_or("", Version::as_str)))
-    }
-
-    fn read_name(
+    /// The image that was fetched by this digest under a name.
+    pub fn find_digest(
         &self,
         name: &ImageName,
-        version: Option<&Version>,
+        digest: &Digest,
         architecture: &str,
     ) -> Result<Option<Digest>, StoreError> {
-        match std::fs::read_link(self.name_path(name, version, architecture)) {
+        for name in spellings(name) {
+            if let Some(id) = self.read_link(&name, &link(&digest.to_string(), architecture))? {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_link(&self, name: &ImageName, link: &str) -> Result<Option<Digest>, StoreError> {
+        match std::fs::read_link(self.root.join("names").join(name.as_str()).join(link)) {
             Ok(text) => Ok(text.to_str().and_then(Digest::from_hex)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(io_error(format!("look up the image name `{name}`"))(error)),
         }
     }
 
-    /// Makes the name mean `id` on machines of an architecture, with its version and as the newest.
-    pub(crate) fn set_name(
-        &self,
-        name: &ImageName,
-        version: Option<&Version>,
-        architecture: &str,
-        id: &Digest,
-    ) -> Result<(), StoreError> {
+    /// Makes a name mean `id` on machines of an architecture.
+    pub(crate) fn set_name(&self, named: &Named, architecture: &str, id: &Digest) -> Result<(), StoreError> {
+        let (name, links) = match named {
+            Named::Version(name, Some(version)) => (name, vec![version.to_string(), String::new()]),
+            Named::Version(name, None) => (name, vec![String::new()]),
+            Named::Digest(name, digest) => (name, vec![digest.to_string()]),
+        };
         let what = || format!("set the image name `{name}`");
         let directory = self.root.join("names").join(name.as_str());
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&directory).map_err(io_error(what()))?;
-        if version.is_some() {
-            self.link_name(&self.name_path(name, version, architecture), id).map_err(io_error(what()))?;
+        for text in links {
+            self.link_name(&directory.join(link(&text, architecture)), id).map_err(io_error(what()))?;
         }
-        self.link_name(&self.name_path(name, None, architecture), id).map_err(io_error(what()))
+        Ok(())
     }
 
     fn link_name(&self, path: &Path, id: &Digest) -> io::Result<()> {
@@ -96,6 +108,12 @@ impl Store {
             let entry = entry.map_err(io_error(what()))?;
             let Ok(text) = std::fs::read_link(entry.path()) else { continue };
             let link = entry.file_name();
+            if link.as_encoded_bytes().starts_with(b"@sha256:") {
+                if text.to_str().and_then(Digest::from_hex).is_none_or(|other| other == *id) {
+                    std::fs::remove_file(entry.path()).map_err(io_error(what()))?;
+                }
+                continue;
+            }
             let (newest, was_newest) = newest.entry(newest_link(&link)).or_default();
             match text.to_str().and_then(Digest::from_hex) {
                 Some(other) if other != *id => {
@@ -121,6 +139,17 @@ impl Store {
             at = at.parent().unwrap_or(&names);
         }
         Ok(())
+    }
+}
+
+/// The link of a version, or of a digest, for machines of an architecture; this machine's own is not named.
+pub(super) fn link(text: &str, architecture: &str) -> String {
+    // A component of a path: what an image says of itself is not taken as it is.
+    let plain = !architecture.is_empty() && architecture.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    match (architecture == oci::host_architecture(), plain) {
+        (true, _) => format!("@{text}"),
+        (false, true) => format!("@{text}@{architecture}"),
+        (false, false) => format!("@{text}@{}", Digest::of(architecture.as_bytes()).hex()),
     }
 }
 

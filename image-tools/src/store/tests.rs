@@ -44,7 +44,14 @@ fn archive(at: &Path, layers: &[Vec<u8>], tag: &str, diff_ids: Option<Vec<Digest
 fn import(store: &Store, source: &Source) -> Result<StoredImage, StoreError> {
     let image = SourceImage::open(source, crate::oci::host_architecture()).expect("a good source");
     let name = image.names[0].clone();
-    let origin = Origin { source: source.to_string(), manifest: None, index: None, pinned: false, insecure: true };
+    let origin = Origin {
+        source: source.to_string(),
+        manifest: None,
+        index: None,
+        came: Vec::new(),
+        pinned: false,
+        insecure: true,
+    };
     store.import(&image, &name.name, name.version.as_ref(), origin)
 }
 

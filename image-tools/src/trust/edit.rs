@@ -59,6 +59,8 @@ pub struct Entry {
     pub audit: bool,
     /// The name prefix that foreign signatures carry.
     pub signed_as: Option<String>,
+    /// Foreign signatures must carry the tag that is asked for.
+    pub tags: bool,
     /// Version of the last rotation.
     pub rotation: u64,
     /// The keys.
@@ -216,6 +218,7 @@ fn entry(
         exact: rule.exact,
         audit: rule.audit,
         signed_as: rule.signed_as.clone(),
+        tags: rule.tags,
         rotation: rule.rotation,
         keys,
     })

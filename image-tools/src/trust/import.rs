@@ -175,10 +175,10 @@ fn rule(prefix: &Prefix, requirements: Vec<Requirement>) -> Result<Rule, String>
                 rekor_public_key_data: None,
                 rekor_public_key_datas: None,
             } => {
-                let signed_as = signed_as(prefix, signed_identity)?;
+                let (signed_as, tags) = identity(prefix, signed_identity)?;
                 if rule.keys.is_empty() {
-                    rule.signed_as = signed_as;
-                } else if rule.signed_as != signed_as {
+                    (rule.signed_as, rule.tags) = (signed_as, tags);
+                } else if (&rule.signed_as, rule.tags) != (&signed_as, tags) {
                     return Err("requirements with different identities".to_owned());
                 }
                 let paths = key_path.into_iter().chain(key_paths.into_iter().flatten());
@@ -214,13 +214,15 @@ fn rule(prefix: &Prefix, requirements: Vec<Requirement>) -> Result<Rule, String>
     Ok(rule)
 }
 
-fn signed_as(prefix: &Prefix, identity: Option<Identity>) -> Result<Option<String>, String> {
+/// What a signature must be called: the name prefix that stands in place of the scope, and whether the tag counts.
+fn identity(prefix: &Prefix, identity: Option<Identity>) -> Result<(Option<String>, bool), String> {
     match identity {
-        // Signatures made by cosign carry no tag, and ours are bound to versions; both make these two the same.
-        None | Some(Identity::MatchRepoDigestOrExact {} | Identity::MatchRepository {}) => Ok(None),
+        // Also what holds where nothing is said. Signatures that carry no tag are then good for digests only.
+        None | Some(Identity::MatchRepoDigestOrExact {}) => Ok((None, true)),
+        Some(Identity::MatchRepository {}) => Ok((None, false)),
         Some(Identity::Remap { prefix: from, signed_prefix }) if from == prefix.to_string() => {
             Prefix::parse(&signed_prefix).map_err(|error| error.to_string())?;
-            Ok(Some(signed_prefix))
+            Ok((Some(signed_prefix), true))
         }
         Some(Identity::Remap { prefix: from, .. }) => {
             Err(format!("`remapIdentity` of `{}`, which is not the scope", from.escape_debug()))

@@ -1,21 +1,22 @@
-//! The judgement: an image, its signatures and the moment against the one rule that is about its name.
+//! The judgement of an image: the rules that are about its names are read, its signatures verified, and [`decide`] decides.
 
-use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
 
-use crate::cosign::{self, Claim, CosignError};
+use jiff::Timestamp;
+
 use crate::digest::Digest;
-use crate::key::{KeyId, PemKey, PublicKey};
-use crate::minisign::{Minisig, MinisignError};
+use crate::key::KeyId;
+use crate::name::ImageName;
+use crate::provenance::Came;
 use crate::signature::{SIGNATURES_MAX, Signature};
-use crate::statement::{Statement, Subject};
+use crate::statement::Subject;
 
-use super::files::{FileState, Found, RuleFile};
-use super::refusal::{Flaw, Reason, RuleName};
+use super::decide::{Acceptance, Asked, Case, Effective, Marks, Rules, decide, holds, prefixes};
+use super::evidence::gather;
+use super::files::{FileState, RuleFile};
+use super::refusal::{JudgedImage, Reason};
 use super::rule::TrustedKey;
-use super::{Accept, Prefix, Refusal, RuleKey, TrustDirs, TrustError};
-
-/// How far the clock of a signer may be ahead of ours.
-const SKEW: SignedDuration = SignedDuration::from_mins(5);
+use super::{Prefix, Refusal, TrustDirs, TrustError};
 
 /// The rules of a host. Nothing is read before a judgement needs it.
 #[derive(Debug, Clone)]
@@ -23,47 +24,27 @@ pub struct Policy {
     dirs: TrustDirs,
 }
 
-/// Why an image may run.
-#[derive(Debug)]
-pub struct Verdict {
-    /// Prefix of the rule that decided, if one did.
-    pub rule: Option<RuleName>,
-    /// The keys whose signatures counted.
-    pub keys: Vec<KeyId>,
-    /// On what grounds.
-    pub basis: Basis,
-    /// The manifest that was judged.
-    pub manifest: Digest,
+/// An image that somebody wants to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The name that was asked for; see [`Case::asked`].
+    pub asked: Option<Asked<'a>>,
+    /// What the image says of itself.
+    pub subject: &'a Subject,
+    /// The id in the store.
+    pub id: Option<Digest>,
+    /// Where it came from.
+    pub came: &'a [Came],
+    /// What came with it.
+    pub signatures: &'a [Signature],
+    /// See [`Case::marks`].
+    pub marks: &'a Marks,
+    /// The time.
+    pub now: Timestamp,
 }
 
-/// The grounds of a verdict.
-#[derive(Debug)]
-pub enum Basis {
-    /// Enough of the rule's keys signed.
-    Signed,
-    /// The rule accepts anything.
-    Anything,
-    /// The user named the image by its digest.
-    Pinned,
-    /// The rule is in audit mode and would have refused; to be reported.
-    Audited(Box<Refusal>),
-}
-
-/// A rule with the keys that it inherits.
-struct Effective {
-    name: RuleName,
-    accept: Accept,
-    threshold: usize,
-    audit: bool,
-    keys: Vec<(Prefix, Option<String>, RuleKey)>,
-}
-
-/// What became of one signature.
-enum Outcome {
-    Good(TrustedKey),
-    Flawed(KeyId, Flaw),
-    UnknownKey(Option<KeyId>),
-}
+/// For images that nobody marked before.
+pub const NO_MARKS: &Marks = &BTreeMap::new();
 
 impl Policy {
     /// The policy of these directories.
@@ -78,308 +59,83 @@ impl Policy {
         &self.dirs
     }
 
-    /// Whether the image may run, by what its signatures say.
+    /// Whether the image may run.
     ///
     /// # Errors
-    /// Every reason not to run it. In audit mode the refusal is inside of the verdict instead.
-    pub fn judge(&self, subject: &Subject, signatures: &[Signature], now: Timestamp) -> Result<Verdict, Refusal> {
-        let refuse = |reason| Refusal { subject: Box::new(subject.clone()), reason };
-        let Some(rule) = self.effective(subject).map_err(|error| refuse(Reason::Rules(error)))? else {
-            return Err(refuse(self.reason_without_rule(signatures)));
+    /// Every reason not to run it. In audit mode the refusal is inside of the acceptance instead.
+    pub fn judge(&self, question: &Question<'_>) -> Result<Acceptance, Refusal> {
+        let Question { asked, subject, id, came, signatures, marks, now } = *question;
+        let name = asked.map_or(&subject.name, |asked| asked.name);
+        let refuse = |reason| {
+            let version = asked.map_or(subject.version.as_ref(), |asked| asked.version).cloned();
+            let image = JudgedImage { name: name.clone(), version, asked: None, subject: subject.clone() };
+            Refusal { image: Box::new(image), reason }
         };
-        let verdict = |basis, keys| Verdict { rule: Some(rule.name.clone()), keys, basis, manifest: subject.manifest };
-        let reason = match rule.accept {
-            Accept::Anything => return Ok(verdict(Basis::Anything, Vec::new())),
-            Accept::Nothing => Reason::Forbidden(rule.name.clone()),
-            Accept::Signed => match self.count(&rule, subject, signatures, now) {
-                Ok(keys) => return Ok(verdict(Basis::Signed, keys)),
-                Err(reason) => reason,
-            },
-        };
-        if rule.audit {
-            return Ok(verdict(Basis::Audited(Box::new(refuse(reason))), Vec::new()));
-        }
-        Err(refuse(reason))
-    }
-
-    /// Whether an image may run that the user named by the digest of its manifest: an identity the user gave, which only a
-    /// rule that accepts no image overrules.
-    ///
-    /// # Errors
-    /// Such a rule, and rules that cannot be read.
-    pub fn judge_pinned(&self, subject: &Subject) -> Result<Verdict, Refusal> {
-        let refuse = |reason| Refusal { subject: Box::new(subject.clone()), reason };
-        let rule = self.effective(subject).map_err(|error| refuse(Reason::Rules(error)))?;
-        if let Some(rule) = &rule
-            && rule.accept == Accept::Nothing
-            && !rule.audit
-        {
-            return Err(refuse(Reason::Forbidden(rule.name.clone())));
-        }
-        let rule = rule.map(|rule| rule.name);
-        Ok(Verdict { rule, keys: Vec::new(), basis: Basis::Pinned, manifest: subject.manifest })
-    }
-
-    /// Whether signatures of other tools can count for this image: if not, nobody needs to look for them.
-    #[must_use]
-    pub fn takes_foreign(&self, subject: &Subject) -> bool {
-        let rule = self.effective(subject).ok().flatten();
-        rule.is_some_and(|rule| rule.keys.iter().any(|(_, _, key)| matches!(key.key, TrustedKey::Pem(_))))
-    }
-
-    /// The rule that decides about a name, with the keys of the rules it inherits from.
-    fn effective(&self, subject: &Subject) -> Result<Option<Effective>, TrustError> {
-        let mut effective: Option<Effective> = None;
-        for prefix in Prefix::covering(&subject.name) {
-            let Some(found) = self.dirs.rule(&prefix)? else { continue };
-            let exact = matches!(&prefix, Prefix::Under(name) if name == subject.name.as_str());
-            if found.rule.exact && !exact {
-                continue;
-            }
-            let name = RuleName::of(&found);
-            let Found { prefix, rule, .. } = found;
-            let inherit = rule.inherit;
-            let signed_as = rule.signed_as;
-            // A key of a rule that trusts without signatures, or trusts nobody, says nothing about whom to believe.
-            let lends = effective.is_none() || rule.accept == Accept::Signed;
-            let keys = rule.keys.into_iter().filter(|_| lends).map(|key| (prefix.clone(), signed_as.clone(), key));
-            match &mut effective {
-                Some(effective) => effective.keys.extend(keys),
-                None => {
-                    effective = Some(Effective {
-                        name,
-                        accept: rule.accept,
-                        threshold: rule.threshold,
-                        audit: rule.audit,
-                        keys: keys.collect(),
-                    });
-                }
-            }
-            if !inherit {
-                break;
-            }
-        }
-        Ok(effective)
-    }
-
-    /// Counts the different keys that signed, or says why they are too few.
-    fn count(
-        &self,
-        rule: &Effective,
-        subject: &Subject,
-        signatures: &[Signature],
-        now: Timestamp,
-    ) -> Result<Vec<KeyId>, Reason> {
-        if rule.keys.is_empty() {
-            return Err(Reason::NoKeys(rule.name.clone()));
-        }
         if signatures.len() > SIGNATURES_MAX {
-            return Err(Reason::Malformed(format!("more than {SIGNATURES_MAX} signatures")));
+            return Err(refuse(Reason::Malformed(format!("more than {SIGNATURES_MAX} signatures"))));
         }
-        let mut good: Vec<TrustedKey> = Vec::new();
-        let mut flaws = Vec::new();
-        let mut unknown = Vec::new();
-        for signature in signatures {
-            match self.weigh(rule, subject, signature, now)? {
-                Outcome::Good(key) if good.iter().any(|other| other.same_key(&key)) => {}
-                Outcome::Good(key) => good.push(key),
-                Outcome::Flawed(key, flaw) => flaws.push((key, flaw)),
-                Outcome::UnknownKey(key) => unknown.push(key),
-            }
-            if good.len() >= rule.threshold {
-                return Ok(good.iter().map(TrustedKey::id).collect());
-            }
-        }
-        flaws.sort_by_key(|(_, flaw)| flaw.rank());
-        let flaw = flaws.into_iter().next();
-        Err(match (good.is_empty(), flaw) {
-            (false, flaw) => Reason::Threshold {
-                rule: rule.name.clone(),
-                wanted: rule.threshold,
-                good: good.iter().map(TrustedKey::id).collect(),
-                flaw,
-            },
-            (true, Some((key, flaw))) => Reason::Flawed { rule: rule.name.clone(), key, flaw },
-            (true, None) if signatures.is_empty() => Reason::Unsigned(rule.name.clone()),
-            (true, None) => self.reason_for_unknown(Some(rule.name.clone()), &unknown),
-        })
+        let rules = self.rules(&[name, &subject.name]).map_err(|error| refuse(Reason::Rules(error)))?;
+        let keys = keys(&rules, &[name, &subject.name]);
+        let evidence = gather(&self.dirs, &keys, signatures).map_err(|error| refuse(Reason::Rules(error)))?;
+        let case = Case { asked, image: subject, id, came, evidence: &evidence, rules: &rules, marks, now };
+        decide(&case).map_err(|refusal| self.worded(refusal))
     }
 
-    fn weigh(
-        &self,
-        rule: &Effective,
-        subject: &Subject,
-        signature: &Signature,
-        now: Timestamp,
-    ) -> Result<Outcome, Reason> {
-        match signature {
-            Signature::Pod { statement, minisig } => {
-                let minisig = Minisig::parse(minisig).map_err(|error| Reason::Malformed(error.to_string()))?;
-                let id = minisig.key_id();
-                let known = rule.keys.iter().find_map(|(_, _, key)| match &key.key {
-                    TrustedKey::Minisign(public) if public.id() == id => Some((key, public)),
-                    _ => None,
-                });
-                let Some((key, public)) = known else { return Ok(Outcome::UnknownKey(Some(id))) };
-                if let Some(reason) = self.revoked(id)? {
-                    return Ok(Outcome::Flawed(id, Flaw::Revoked(reason)));
+    /// Whether signatures of other tools can count for an image of this name: if not, nobody needs to look for them.
+    #[must_use]
+    pub fn takes_foreign(&self, name: &ImageName) -> bool {
+        let Ok(rules) = self.rules(&[name]) else { return false };
+        keys(&rules, &[name]).iter().any(|key| matches!(key, TrustedKey::Pem(_)))
+    }
+
+    /// The rules that decide about these names. A rule that cannot matter is not read.
+    fn rules(&self, names: &[&ImageName]) -> Result<Rules, TrustError> {
+        let mut rules = Rules::new();
+        for name in names {
+            for prefix in prefixes(name) {
+                if !rules.contains_key(&prefix) {
+                    let Some(found) = self.dirs.rule(&prefix)? else { continue };
+                    rules.insert(found.prefix, (found.level, found.rule));
                 }
-                Ok(match weigh_statement(subject, key, public, statement, &minisig, now) {
-                    Ok(()) => Outcome::Good(key.key.clone()),
-                    Err(flaw) => Outcome::Flawed(id, flaw),
-                })
-            }
-            Signature::CosignPayload { payload, signature } => {
-                self.weigh_foreign(rule, subject, now, |key| cosign::verify_payload(key, payload, signature))
-            }
-            Signature::CosignBundle { bundle, signed } => {
-                self.weigh_foreign(rule, subject, now, |key| cosign::verify_bundle(key, bundle, signed.as_deref()))
-            }
-        }
-    }
-
-    /// Tries the rule's keys: cosign's documents do not say by which key they are.
-    fn weigh_foreign(
-        &self,
-        rule: &Effective,
-        subject: &Subject,
-        now: Timestamp,
-        verify: impl Fn(&PemKey) -> Result<Claim, CosignError>,
-    ) -> Result<Outcome, Reason> {
-        let mut outcome = Outcome::UnknownKey(None);
-        for (prefix, signed_as, key) in &rule.keys {
-            let TrustedKey::Pem(pem) = &key.key else { continue };
-            let id = pem.id();
-            let claim = match verify(pem) {
-                Ok(claim) => claim,
-                Err(CosignError::Unverified) => continue,
-                Err(error) => {
-                    // A document of another tool beside the image is no reason to refuse what is properly signed.
-                    outcome = Outcome::Flawed(id, Flaw::Malformed(error.to_string()));
-                    continue;
+                // The chain ends with the first rule that is about the name and does not inherit.
+                let rule = &rules[&prefix].1;
+                if holds(&prefix, rule, name) && !rule.inherit {
+                    break;
                 }
-            };
-            if let Some(reason) = self.revoked(id)? {
-                return Ok(Outcome::Flawed(id, Flaw::Revoked(reason)));
             }
-            let flaw = weigh_claim(subject, prefix, signed_as.as_deref(), &claim).and_then(|()| key_in_force(key, now));
-            return Ok(match flaw {
-                Ok(()) => Outcome::Good(key.key.clone()),
-                Err(flaw) => Outcome::Flawed(id, flaw),
-            });
         }
-        Ok(outcome)
-    }
-
-    fn revoked(&self, key: KeyId) -> Result<Option<String>, Reason> {
-        self.dirs.revoked(key).map_err(Reason::Rules)
-    }
-
-    fn reason_without_rule(&self, signatures: &[Signature]) -> Reason {
-        let keys: Vec<Option<KeyId>> = signatures.iter().map(claimed_key).collect();
-        match self.reason_for_unknown(None, &keys) {
-            reason @ (Reason::OtherPrefix { .. } | Reason::Rules(_)) => reason,
-            _ => Reason::NoRule,
-        }
+        Ok(rules)
     }
 
     /// Looks whether an unknown key is known elsewhere. This reads all rules, and is done only to word a refusal.
-    fn reason_for_unknown(&self, rule: Option<RuleName>, keys: &[Option<KeyId>]) -> Reason {
-        let keys: Vec<KeyId> = keys.iter().copied().flatten().collect();
-        let all = match self.dirs.all() {
-            Ok(all) => all,
-            Err(error) => return Reason::Rules(error),
+    fn worded(&self, refusal: Refusal) -> Refusal {
+        let (Reason::NoRule { keys } | Reason::Untrusted { keys, .. }) = &refusal.reason else { return refusal };
+        let reason = match self.trusted_for(keys) {
+            Ok(Some((key, trusted_for))) => Reason::OtherPrefix { key, trusted_for },
+            Ok(None) => return refusal,
+            Err(error) => Reason::Rules(error),
         };
-        for RuleFile { prefix, state, .. } in all {
+        Refusal { reason, ..refusal }
+    }
+
+    fn trusted_for(&self, keys: &[KeyId]) -> Result<Option<(KeyId, Prefix)>, TrustError> {
+        for RuleFile { prefix, state, .. } in self.dirs.all()? {
             let FileState::Rule(other) = state else { continue };
             if let Some(key) = keys.iter().find(|id| other.keys.iter().any(|key| key.key.id() == **id)) {
-                return Reason::OtherPrefix { key: *key, trusted_for: prefix };
+                return Ok(Some((*key, prefix)));
             }
         }
-        Reason::Untrusted { rule, keys }
+        Ok(None)
     }
 }
 
-/// The key that a signature says it is by, unverified: for messages only.
-fn claimed_key(signature: &Signature) -> Option<KeyId> {
-    match signature {
-        Signature::Pod { minisig, .. } => Minisig::parse(minisig).ok().map(|minisig| minisig.key_id()),
-        Signature::CosignPayload { .. } | Signature::CosignBundle { .. } => None,
-    }
-}
-
-fn weigh_statement(
-    subject: &Subject,
-    key: &RuleKey,
-    public: &PublicKey,
-    statement: &str,
-    minisig: &Minisig,
-    now: Timestamp,
-) -> Result<(), Flaw> {
-    minisig.verify(public, statement.as_bytes()).map_err(|error: MinisignError| Flaw::Altered(error.to_string()))?;
-    // Only bytes that a trusted key has signed are parsed.
-    let statement = Statement::parse(statement.as_bytes()).map_err(|error| Flaw::Malformed(error.to_string()))?;
-    if statement.key != public.id() {
-        return Err(Flaw::KeyName(statement.key));
-    }
-    let signed = &statement.subject;
-    if signed.name != subject.name {
-        return Err(Flaw::Name(signed.name.to_string()));
-    }
-    if signed.version != subject.version {
-        return Err(Flaw::Version(signed.version.as_ref().map_or("-".to_owned(), ToString::to_string)));
-    }
-    if (&signed.os, &signed.architecture) != (&subject.os, &subject.architecture) {
-        return Err(Flaw::Platform(format!("{}/{}", signed.os, signed.architecture)));
-    }
-    if signed.manifest != subject.manifest {
-        return Err(Flaw::Manifest(signed.manifest.to_string()));
-    }
-    if statement.created > now.saturating_add(SKEW).unwrap_or(now) {
-        return Err(Flaw::Future(statement.created));
-    }
-    if let Some(expires) = statement.expires.filter(|expires| *expires <= now) {
-        return Err(Flaw::Expired(expires));
-    }
-    if let Some(from) = key.not_before.filter(|from| statement.created < *from) {
-        return Err(Flaw::KeyNotYet(from));
-    }
-    key_in_force(key, now)
-}
-
-fn key_in_force(key: &RuleKey, now: Timestamp) -> Result<(), Flaw> {
-    if let Some(from) = key.not_before.filter(|from| now < *from) {
-        return Err(Flaw::KeyNotYet(from));
-    }
-    match key.not_after.filter(|until| *until <= now) {
-        Some(until) => Err(Flaw::KeyOver(until)),
-        None => Ok(()),
-    }
-}
-
-/// Whether a claim of a foreign signature is about this image: its digest, and its name as the rule expects it.
-fn weigh_claim(subject: &Subject, prefix: &Prefix, signed_as: Option<&str>, claim: &Claim) -> Result<(), Flaw> {
-    if claim.digest != subject.manifest && Some(claim.digest) != subject.index {
-        return Err(Flaw::Manifest(claim.digest.to_string()));
-    }
-    let asked = cosign::canonical_name(&subject.name);
-    let Some(name) = &claim.name else {
-        // The digest alone says what it is, not what it is called: fine where the key may name only one thing.
-        let only = matches!(prefix, Prefix::Under(prefix) if prefix == subject.name.as_str());
-        return if only { Ok(()) } else { Err(Flaw::Nameless) };
-    };
-    let expected = match (signed_as, prefix) {
-        (Some(signed_as), Prefix::Under(prefix)) => {
-            format!("{signed_as}{}", subject.name.as_str().strip_prefix(prefix.as_str()).unwrap_or_default())
+/// The keys of the rules that decide about these names, each once.
+fn keys<'a>(rules: &'a Rules, names: &[&ImageName]) -> Vec<&'a TrustedKey> {
+    let mut keys: Vec<&TrustedKey> = Vec::new();
+    for (_, _, key) in names.iter().filter_map(|name| Effective::of(rules, name)).flat_map(|rule| rule.keys) {
+        if !keys.contains(&&key.key) {
+            keys.push(&key.key);
         }
-        (Some(signed_as), Prefix::All) => format!("{signed_as}/{}", subject.name),
-        (None, _) => asked.as_str().to_owned(),
-    };
-    if name.as_str() != expected {
-        return Err(Flaw::Name(name.to_string()));
     }
-    match (&claim.version, &subject.version) {
-        (Some(signed), Some(asked)) if signed != asked => Err(Flaw::Version(signed.to_string())),
-        _ => Ok(()),
-    }
+    keys
 }

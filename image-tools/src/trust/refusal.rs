@@ -4,10 +4,12 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use crate::digest::Digest;
 use crate::key::KeyId;
+use crate::name::{ImageName, Version};
+use crate::provenance::{Came, Channel};
 use crate::statement::Subject;
 
-use super::files::Found;
 use super::{Level, Prefix, TrustError};
 
 /// Which rule refused, for the message.
@@ -17,12 +19,6 @@ pub struct RuleName {
     pub prefix: Prefix,
     /// Who wrote it.
     pub level: Level,
-}
-
-impl RuleName {
-    pub(crate) fn of(found: &Found) -> Self {
-        Self { prefix: found.prefix.clone(), level: found.level }
-    }
 }
 
 impl fmt::Display for RuleName {
@@ -60,13 +56,21 @@ pub enum Flaw {
     KeyNotYet(Timestamp),
     /// The rule trusts the key no longer.
     KeyOver(Timestamp),
+    /// The key signed a newer image of this name and tag, and that one was accepted.
+    Older {
+        /// When this signature was made.
+        created: Timestamp,
+        /// When the one that was accepted was made.
+        accepted: Timestamp,
+    },
 }
 
 impl Flaw {
     /// The most telling flaw comes first when there are several.
     pub(crate) fn rank(&self) -> usize {
         match self {
-            Self::Revoked(_) => 0,
+            // All else is right with what is merely older.
+            Self::Revoked(_) | Self::Older { .. } => 0,
             Self::Altered(_) => 1,
             Self::Malformed(_) | Self::KeyName(_) => 2,
             Self::Name(_) | Self::Nameless => 3,
@@ -102,6 +106,9 @@ impl fmt::Display for Flaw {
                 write!(formatter, "the rule trusts the key only for signatures made from {time} on")
             }
             Self::KeyOver(time) => write!(formatter, "the rule trusts the key only until {time}"),
+            Self::Older { created, accepted } => {
+                write!(formatter, "it is of {created}, and one of {accepted} was accepted before")
+            }
         }
     }
 }
@@ -109,17 +116,61 @@ impl fmt::Display for Flaw {
 /// Why an image was refused.
 #[derive(Debug)]
 pub struct Refusal {
-    /// The image.
-    pub subject: Box<Subject>,
+    /// What was judged.
+    pub image: Box<JudgedImage>,
     /// The reason.
     pub reason: Reason,
+}
+
+/// An image, and the name under which it was judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JudgedImage {
+    /// The name whose rule refuses.
+    pub name: ImageName,
+    /// The version under which the image was judged.
+    pub version: Option<Version>,
+    /// The name that was asked for, where the rule of another one refuses: that which the image gives itself.
+    pub asked: Option<ImageName>,
+    /// What the image says of itself.
+    pub subject: Subject,
+}
+
+impl JudgedImage {
+    /// The name with the version that was judged.
+    fn reference(&self) -> String {
+        let version = self.version.as_ref().map_or_else(String::new, |version| format!(":{version}"));
+        format!("{}{version}", self.name)
+    }
+}
+
+impl fmt::Display for JudgedImage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "image `{}` ({})", self.reference(), self.subject.manifest)?;
+        match &self.asked {
+            Some(asked) => write!(formatter, ", which was asked for as `{asked}`,"),
+            None if self.subject.name != self.name => write!(formatter, ", which calls itself `{}`,", self.subject),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The reason of a refusal.
 #[derive(Debug)]
 pub enum Reason {
     /// No rule is about the name.
-    NoRule,
+    NoRule {
+        /// The keys that the signatures say they are by.
+        keys: Vec<KeyId>,
+    },
+    /// The rule accepts what a registry of the name gives out, and this did not come from there.
+    Elsewhere {
+        /// The rule.
+        rule: RuleName,
+        /// Where it came from.
+        came: Vec<Came>,
+    },
+    /// The user named another digest.
+    OtherDigest(Digest),
     /// The rule accepts no image.
     Forbidden(RuleName),
     /// The rule has no key, so nothing can satisfy it.
@@ -168,9 +219,15 @@ pub enum Reason {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let image = format!("image `{}` ({})", self.subject, self.subject.manifest);
+        let image = &self.image;
         match &self.reason {
-            Reason::NoRule => write!(formatter, "{image} is covered by no trust rule"),
+            Reason::NoRule { .. } => write!(formatter, "{image} is covered by no trust rule"),
+            Reason::Elsewhere { rule, came } => write!(
+                formatter,
+                "{image} is not signed, and {rule} accepts that only of a registry of that name over TLS; this came {}",
+                how(came)
+            ),
+            Reason::OtherDigest(pin) => write!(formatter, "{image} is not {pin}, which was asked for"),
             Reason::Forbidden(rule) => write!(formatter, "{image} is refused by {rule}, which accepts no image"),
             Reason::NoKeys(rule) => write!(formatter, "{image} is refused by {rule}, which has no key"),
             Reason::Unsigned(rule) => write!(formatter, "{image} is not signed, and {rule} asks for a signature"),
@@ -223,21 +280,26 @@ impl Refusal {
     /// What the user can do about it, as a clause with a command.
     #[must_use]
     pub fn hint(&self) -> String {
-        let name = &self.subject.name;
+        let name = &self.image.name;
+        let pin = format!("pin it as `{}@{}`", self.image.asked.as_ref().unwrap_or(name), self.image.subject.manifest);
         let once = "allow it for one run with `--insecure-options=image`";
         match &self.reason {
-            Reason::NoRule => {
+            Reason::NoRule { .. } => {
                 format!("trust its publisher with `pod trust add --prefix {name} KEY.pub`, or {once}")
             }
+            Reason::Elsewhere { .. } => {
+                format!(
+                    "get it there with `pod fetch --pull-policy=update {}`, {pin}, or {once}",
+                    self.image.reference()
+                )
+            }
+            Reason::OtherDigest(_) => format!("{pin} if that is the image you mean"),
             Reason::Forbidden(rule) => {
                 format!("see `pod trust show {}`; a more specific rule for `{name}` would decide instead", rule.prefix)
             }
             Reason::NoKeys(rule) => format!("add a key with `pod trust add --prefix {} KEY.pub`", rule.prefix),
             Reason::Unsigned(_) => {
-                format!(
-                    "sign it with `image-tools sign --key KEY.key FILE.pod`, pin it as `{name}@{}`, or {once}",
-                    self.subject.manifest
-                )
+                format!("sign it with `image-tools sign --key KEY.key FILE.pod`, {pin}, or {once}")
             }
             Reason::Untrusted { keys, .. } => {
                 let file = keys.first().map_or_else(|| "KEY.pub".to_owned(), |key| format!("{key}.pub"));
@@ -246,7 +308,7 @@ impl Refusal {
             Reason::OtherPrefix { key, .. } => {
                 format!("if its owner may publish `{name}`, say so with `pod trust add --prefix {name} {key}.pub`")
             }
-            Reason::Flawed { flaw, rule, .. } => flaw_hint(flaw, rule, name.as_str()),
+            Reason::Flawed { flaw, rule, .. } => self.flaw_hint(flaw, rule, &pin),
             Reason::Threshold { rule, .. } => {
                 format!("have more keys of `pod trust show {}` sign it with `image-tools sign`, or {once}", rule.prefix)
             }
@@ -254,24 +316,48 @@ impl Refusal {
             Reason::Rules(_) => "`pod trust list` shows all rules and names the files".to_owned(),
         }
     }
+
+    fn flaw_hint(&self, flaw: &Flaw, rule: &RuleName, pin: &str) -> String {
+        let name = &self.image.name;
+        match flaw {
+            Flaw::Revoked(_) => "ask the publisher for an image signed by a key that is not revoked".to_owned(),
+            Flaw::Altered(_) | Flaw::Malformed(_) | Flaw::KeyName(_) => {
+                "get the image again from its publisher; it may have been tampered with".to_owned()
+            }
+            Flaw::Name(_) | Flaw::Version(_) => format!(
+                "{pin} if that is the image you mean, or have it signed under this name with `image-tools sign --key \
+                 KEY.key --name {} FILE.pod`",
+                self.image.reference()
+            ),
+            Flaw::Nameless => format!("trust the key for this name alone with `pod trust add --prefix {name} KEY.pem`"),
+            Flaw::Platform(_) | Flaw::Manifest(_) => {
+                "the signature belongs to another image; have this one signed".to_owned()
+            }
+            Flaw::Expired(_) => "ask the publisher for a newer signature, or check the clock with `date`".to_owned(),
+            Flaw::Future(_) => "check this machine's clock with `date`".to_owned(),
+            Flaw::KeyNotYet(_) | Flaw::KeyOver(_) => {
+                format!("see the key's times with `pod trust show {}`", rule.prefix)
+            }
+            Flaw::Older { .. } => format!("if you mean to go back to it, say `--allow-downgrade`, or {pin}"),
+        }
+    }
 }
 
-fn flaw_hint(flaw: &Flaw, rule: &RuleName, name: &str) -> String {
-    match flaw {
-        Flaw::Revoked(_) => "ask the publisher for an image signed by a key that is not revoked".to_owned(),
-        Flaw::Altered(_) | Flaw::Malformed(_) | Flaw::KeyName(_) => {
-            "get the image again from its publisher; it may have been tampered with".to_owned()
+/// How an image came here, as the end of a sentence.
+fn how(came: &[Came]) -> String {
+    let one = |came: &Came| match came {
+        Came::Registry { channel: Channel::Http, .. } => "by plain http".to_owned(),
+        Came::Registry { channel: Channel::Unverified, .. } => {
+            "from a server whose certificate was not verified".to_owned()
         }
-        Flaw::Name(signed) => format!("ask for the image by the name it was signed for, `{}`", signed.escape_debug()),
-        Flaw::Nameless => format!("trust the key for this name alone with `pod trust add --prefix {name} KEY.pem`"),
-        Flaw::Version(signed) => format!("ask for version `{}`, or have this one signed", signed.escape_debug()),
-        Flaw::Platform(_) | Flaw::Manifest(_) => {
-            "the signature belongs to another image; have this one signed".to_owned()
+        Came::Registry { name, version, channel: Channel::Tls } => {
+            format!("as `{name}{}`", version.as_ref().map_or_else(String::new, |version| format!(":{version}")))
         }
-        Flaw::Expired(_) => "ask the publisher for a newer signature, or check the clock with `date`".to_owned(),
-        Flaw::Future(_) => "check this machine's clock with `date`".to_owned(),
-        Flaw::KeyNotYet(_) | Flaw::KeyOver(_) => format!("see the key's times with `pod trust show {}`", rule.prefix),
-    }
+        Came::Web => "from the web".to_owned(),
+        Came::File => "from a file".to_owned(),
+        Came::Archive => "from an archive".to_owned(),
+    };
+    came.last().map_or_else(|| "from a place that is not recorded".to_owned(), one)
 }
 
 fn list(keys: &[KeyId]) -> String {

@@ -202,6 +202,8 @@ pub struct Rule {
     pub audit: bool,
     /// The name prefix that foreign signatures carry in place of this rule's own, for images signed before they were mirrored.
     pub signed_as: Option<String>,
+    /// Whether foreign signatures must carry the tag that is asked for. Those of cosign mostly carry none.
+    pub tags: bool,
     /// The version of the last rotation statement applied; older ones are refused.
     pub rotation: u64,
     /// The keys.
@@ -224,6 +226,8 @@ struct RuleText {
     audit: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     signed_as: Option<String>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    tags: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     rotation: u64,
     #[serde(default)]
@@ -302,6 +306,7 @@ impl Rule {
             exact: text.exact,
             audit: text.audit,
             signed_as: text.signed_as,
+            tags: text.tags,
             rotation: text.rotation,
             keys,
         })
@@ -318,6 +323,7 @@ impl Rule {
             exact: self.exact,
             audit: self.audit,
             signed_as: self.signed_as.clone(),
+            tags: self.tags,
             rotation: self.rotation,
             keys: self.keys.iter().map(KeyText::of).collect(),
         };

@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::key::{PublicKey, SecretKey};
 use crate::minisign::Minisig;
 use crate::name::{ImageName, Version};
+use crate::provenance::{Came, Channel};
 use crate::signature::Signature;
 use crate::statement::{Statement, Subject, moment};
 
@@ -37,8 +38,14 @@ impl Bench {
         add(&self.dirs, &prefix, &key.public().to_line(), options).expect("add");
     }
 
-    fn judge(&self, subject: &Subject, signatures: &[Signature]) -> Result<Verdict, Refusal> {
-        Policy::load(&self.dirs).judge(subject, signatures, self.now)
+    /// The image answers for its own name; where the bytes came from is not known.
+    fn judge(&self, subject: &Subject, signatures: &[Signature]) -> Result<Grant, Refusal> {
+        self.judge_from(&[], subject, signatures)
+    }
+
+    fn judge_from(&self, came: &[Came], subject: &Subject, signatures: &[Signature]) -> Result<Grant, Refusal> {
+        let question = Question { asked: None, subject, id: None, came, signatures, marks: NO_MARKS, now: self.now };
+        Policy::load(&self.dirs).judge(&question).map(|acceptance| acceptance.asked)
     }
 
     fn refusal(&self, subject: &Subject, signatures: &[Signature]) -> String {
@@ -313,7 +320,10 @@ fn broken_rules_refuse_instead_of_being_skipped() {
         says(&bench.refusal(&image, &[signature.clone()]), &[sentence]);
     }
     bench.vendor("a+b.json", "{\"version\":1,\"accept\":\"anything\"}");
-    assert!(matches!(bench.judge(&image, &[]).map(|verdict| verdict.basis), Ok(Basis::Anything)));
+    says(&bench.refusal(&image, &[]), &["is not signed", "this came from a place that is not recorded"]);
+    let came = [Came::Registry { name: image.name.clone(), version: None, channel: Channel::Tls }];
+    let grant = bench.judge_from(&came, &image, &[]);
+    assert!(matches!(grant.map(|grant| grant.basis), Ok(Basis::Anything)));
     bench.vendor("a+b.json", "{\"version\":1,\"accept\":\"nothing\",\"audit\":true}");
     assert!(matches!(bench.judge(&image, &[]).map(|verdict| verdict.basis), Ok(Basis::Audited(_))));
 }
@@ -322,9 +332,18 @@ fn broken_rules_refuse_instead_of_being_skipped() {
 fn a_pin_is_an_identity_that_only_a_prohibition_overrules() {
     let bench = Bench::new();
     let policy = Policy::load(&bench.dirs);
-    assert!(matches!(policy.judge_pinned(&subject("a")).map(|verdict| verdict.basis), Ok(Basis::Pinned)));
+    let image = subject("a");
+    let pinned = |pin: Digest| {
+        let asked = Some(Asked { name: &image.name, version: None, pin: Some(pin) });
+        let subject = &image;
+        let question =
+            Question { asked, subject, id: None, came: &[], signatures: &[], marks: NO_MARKS, now: bench.now };
+        policy.judge(&question).map(|acceptance| acceptance.asked.basis)
+    };
+    assert!(matches!(pinned(image.manifest), Ok(Basis::Pinned)));
+    says(&pinned(Digest::of(b"other")).expect_err("another").to_string(), &["is not sha256:", "asked for"]);
     bench.vendor("a.json", "{\"version\":1,\"accept\":\"nothing\"}");
-    assert!(policy.judge_pinned(&subject("a")).is_err());
+    assert!(pinned(image.manifest).is_err());
 }
 
 #[test]

@@ -20,6 +20,10 @@ pub struct Host {
     /// The image that this stage1 came in: it is verified again when a prepared pod is run, and kept as long as the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage1_image: Option<StageImage>,
+    /// By app the name under which its image was asked for, if it was a name: under that name a prepared pod's image is judged
+    /// again when the pod is run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub asked: BTreeMap<AppName, String>,
     /// All cgroup directories of the pod, parents before children; gc removes them in the reverse order.
     #[serde(default)]
     pub cgroups: Vec<PathBuf>,
@@ -43,4 +47,7 @@ pub struct StageImage {
     pub id: String,
     /// Who vouched for it.
     pub trust: Trust,
+    /// The name under which it was asked for, if it was a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
 }

@@ -54,6 +54,9 @@ pub(crate) struct Fetch {
     /// When to ask where an image came from: new, update or never
     #[arg(long, value_name = "POLICY", default_value = "update", value_enum)]
     pub(crate) pull_policy: super::pod_flags::Pull,
+    /// Take an image though it is older than the last accepted one of its name and tag, and go on from there
+    #[arg(long)]
+    pub(crate) allow_downgrade: bool,
     /// Fetch for machines of another architecture (`arm64`, `arm/v7`), to keep and to pass on
     #[arg(long, value_name = "ARCH", value_parser = super::image_commands::architecture)]
     pub(crate) arch: Option<Platform>,

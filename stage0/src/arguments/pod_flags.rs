@@ -26,6 +26,9 @@ pub(crate) struct PodFlags {
     /// When to ask where an image came from: new, update or never
     #[arg(long, value_name = "POLICY", default_value = "new", value_enum, visible_alias = "pull")]
     pub(crate) pull_policy: Pull,
+    /// Take an image though it is older than the last accepted one of its name and tag, and go on from there
+    #[arg(long)]
+    pub(crate) allow_downgrade: bool,
     /// For scripts that pass it: nothing but the UUID goes to stdout anyway
     #[arg(long, hide = true)]
     pub(crate) quiet: bool,

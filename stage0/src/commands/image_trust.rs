@@ -20,8 +20,8 @@ pub(crate) fn verify(globals: &Globals, arguments: &Images) -> Result<()> {
             let failure = Failure::new(format!("{}: {damage}", context()));
             return Err(failure.hint("remove it with `pod image rm` and fetch it again").into());
         }
-        let obtained =
-            store.stored(&image.id, false, Insecure::default()).map_err(images::failure).with_context(context)?;
+        let obtained = images::stored(&store, &image.id, images::asked(text).as_ref(), Insecure::default())
+            .with_context(context)?;
         let grounds = match obtained.trust {
             Trust::Signature { prefix, keys } if keys.is_empty() => format!("accepted unsigned by rule `{prefix}`"),
             Trust::Signature { prefix, keys } => format!("signed as rule `{prefix}` asks, by {}", keys.join(", ")),

@@ -23,8 +23,9 @@ pub(crate) fn fetch(globals: &Globals, arguments: &Fetch) -> Result<()> {
     let store = images::open(globals)?;
     let platform = arguments.arch.clone().unwrap_or_else(Platform::host);
     for text in &arguments.images {
-        let (pull, insecure) = (arguments.pull_policy, globals.insecure());
-        let obtained = images::obtain_on(&store, text, pull, insecure, platform.clone())?;
+        let (pull, downgrade) = (arguments.pull_policy, arguments.allow_downgrade);
+        let words = images::Words { pull, downgrade, insecure: globals.insecure() };
+        let obtained = images::obtain_on(&store, text, words, platform.clone())?;
         output::print(&format!("{}\n", obtained.image.id))?;
     }
     Ok(())

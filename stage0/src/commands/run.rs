@@ -12,12 +12,14 @@ use crate::{facts, images, network, output, pod_json, users};
 use anyhow::{Context, Result};
 use contract::dir::{HOST, POD, Phase, State};
 use contract::features::Feature;
-use contract::host::Host;
-use contract::name::PodUuid;
+use contract::host::{Host, StageImage};
+use contract::name::{AppName, PodUuid};
 use contract::pod::{IdRange, Network, Pod, Stdio, Trust};
 use contract::stage1::RootForm;
 use image_tools::digest::Digest;
 use image_tools::obtain::{Images, Insecure};
+use image_tools::reference::NameReference;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
@@ -28,11 +30,11 @@ pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infalli
     save_uuid(arguments, &uuid)?;
     // The store stays open until there is a pod.json that names its layers: so long nothing in it is collected.
     let (store, stage1) = store_and_stage1(globals, arguments)?;
-    let mut pod = resolve(globals, &store, arguments, &stage1, uuid)?;
+    let (mut pod, asked) = resolve(globals, &store, arguments, &stage1, uuid)?;
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     let network = network::open(&arguments.pod.net)?;
     let pods = Pods::open(&globals.dir)?;
-    let mut dir = create(&pods, &mut pod, &stage1, &cgroups)?;
+    let mut dir = create(&pods, &mut pod, asked, &stage1, &cgroups)?;
     start(&pods, &mut dir, &stage1, &cgroups, Outside { users: pod.private_users, network })
 }
 
@@ -43,11 +45,11 @@ pub(crate) fn prepare(globals: &Globals, arguments: &PodArguments) -> Result<()>
     save_uuid(arguments, &uuid)?;
     // The store stays open until there is a pod.json that names its layers: so long nothing in it is collected.
     let (store, stage1) = store_and_stage1(globals, arguments)?;
-    let mut pod = resolve(globals, &store, arguments, &stage1, uuid)?;
+    let (mut pod, asked) = resolve(globals, &store, arguments, &stage1, uuid)?;
     // What this host cannot enforce is refused now, not when somebody waits for the pod.
     plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     let pods = Pods::open(&globals.dir)?;
-    let mut dir = create(&pods, &mut pod, &stage1, &plan::Plan::default())?;
+    let mut dir = create(&pods, &mut pod, asked, &stage1, &plan::Plan::default())?;
     pods.advance(&mut dir, Phase::Prepared)?;
     output::print(&format!("{}\n", pod.uuid))
 }
@@ -91,10 +93,18 @@ fn store_and_stage1(globals: &Globals, arguments: &PodArguments) -> Result<(Imag
         Meaning::Image(image) => image,
     };
     let store = images::open(globals)?;
-    let obtained = images::obtain(&store, image, arguments.pod.pull_policy, globals.insecure());
+    let obtained = images::obtain(&store, image, words(globals, arguments));
     let stage1 = obtained.and_then(|obtained| stage1::of_image(&obtained)).context("stage1")?;
     Ok((store, stage1))
 }
+
+fn words(globals: &Globals, arguments: &PodArguments) -> images::Words {
+    let (pull, downgrade) = (arguments.pod.pull_policy, arguments.pod.allow_downgrade);
+    images::Words { pull, downgrade, insecure: globals.insecure() }
+}
+
+/// By app the name under which its image was asked for.
+type AskedNames = BTreeMap<AppName, String>;
 
 /// Everything that can be refused is refused here, before there is a directory.
 fn resolve(
@@ -103,12 +113,14 @@ fn resolve(
     arguments: &PodArguments,
     stage1: &Located,
     uuid: PodUuid,
-) -> Result<Pod> {
+) -> Result<(Pod, AskedNames)> {
     let insecure = globals.insecure();
-    let pull = arguments.pod.pull_policy;
-    let mut apps = Vec::with_capacity(arguments.apps.len());
+    let words = words(globals, arguments);
+    let (mut apps, mut asked) = (Vec::with_capacity(arguments.apps.len()), Vec::new());
     for app in &arguments.apps {
-        apps.push(images::app_image(images::obtain(store, &app.image, pull, insecure)?));
+        let obtained = images::obtain(store, &app.image, words)?;
+        asked.push(obtained.asked.as_ref().map(ToString::to_string));
+        apps.push(images::app_image(obtained));
     }
     let mut facts = facts::gather(arguments)?;
     // The range is leased when the pod has a directory; until then any will do to see what the pod needs.
@@ -119,13 +131,15 @@ fn resolve(
     if stage1.stage1.root == RootForm::Block {
         images::add_blocks(store, &mut pod)?;
     }
-    Ok(pod)
+    let asked = pod.apps.iter().zip(asked).filter_map(|(app, asked)| Some((app.name.clone(), asked?))).collect();
+    Ok((pod, asked))
 }
 
 /// Makes the pod directory with all that is written down, locked. What the host gives is named before it is taken.
-fn create(pods: &Pods, pod: &mut Pod, stage1: &Located, cgroups: &plan::Plan) -> Result<PodDir> {
+fn create(pods: &Pods, pod: &mut Pod, asked: AskedNames, stage1: &Located, cgroups: &plan::Plan) -> Result<PodDir> {
     let dir = pods.create(pod.uuid.clone())?;
-    let written = write_down(pods, &dir, pod, stage1, cgroups);
+    let host = Host { stage1: Some(stage1.file.clone()), stage1_image: stage1.image.clone(), asked, ..Host::default() };
+    let written = write_down(pods, &dir, pod, host, cgroups);
     if written.is_err() {
         // The caller sees the data directory as before. Should this not succeed, gc meets an aborted pod.
         let _ = gc::remove(pods, &dir);
@@ -133,11 +147,10 @@ fn create(pods: &Pods, pod: &mut Pod, stage1: &Located, cgroups: &plan::Plan) ->
     written.map(|()| dir)
 }
 
-fn write_down(pods: &Pods, dir: &PodDir, pod: &mut Pod, stage1: &Located, cgroups: &plan::Plan) -> Result<()> {
+fn write_down(pods: &Pods, dir: &PodDir, pod: &mut Pod, mut host: Host, cgroups: &plan::Plan) -> Result<()> {
     if let Some(name) = &pod.name {
         names::claim(pods, name, &pod.uuid)?;
     }
-    let mut host = Host { stage1: Some(stage1.file.clone()), stage1_image: stage1.image.clone(), ..Host::default() };
     if pod.private_users.is_some() {
         // The lease names its pod, so gc finds it by the pod's death even if host.json never came to be.
         let range = lease::take(pods, &pod.uuid, pod.name.as_ref())?;
@@ -174,15 +187,17 @@ fn start(
 /// A key may have been revoked, or a rule removed, since the pod was prepared.
 fn verify_again(globals: &Globals, pod: &Pod, host: &Host) -> Result<()> {
     let store = images::open(globals)?;
-    let judge = |id: &str, trust: &Trust| {
-        let (pinned, insecure) = (*trust == Trust::Digest, *trust == Trust::Insecure);
-        let insecure = Insecure { image: insecure, ..Insecure::default() };
-        images::stored(&store, &Digest::parse(id)?, pinned, insecure).map(|_| ())
+    let judge = |id: &str, asked: Option<&String>, trust: &Trust| {
+        let asked = asked.map(|asked| NameReference::parse(asked)).transpose()?;
+        let insecure = Insecure { image: *trust == Trust::Insecure, ..Insecure::default() };
+        images::stored(&store, &Digest::parse(id)?, asked.as_ref(), insecure).map(|_| ())
     };
     for app in &pod.apps {
-        judge(&app.image.id, &app.image.trust).with_context(|| format!("image of app `{}`", app.name))?;
+        judge(&app.image.id, host.asked.get(&app.name), &app.image.trust)
+            .with_context(|| format!("image of app `{}`", app.name))?;
     }
-    host.stage1_image.iter().try_for_each(|image| judge(&image.id, &image.trust).context("image of the stage1"))
+    let stage1 = |image: &StageImage| judge(&image.id, image.asked.as_ref(), &image.trust);
+    host.stage1_image.iter().try_for_each(|image| stage1(image).context("image of the stage1"))
 }
 
 fn refuse_other_network(pod: &Pod, net: Option<&str>) -> Result<(), Failure> {

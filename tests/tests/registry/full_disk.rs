@@ -14,16 +14,16 @@ fn sized(directory: &Path, size: &str, flags: MsFlags) {
 
 registry_test!(a_full_disk_is_said_and_the_next_fetch_ends_well, |w| {
     let key = w.t.key("publisher");
-    let file = w.image("example.com/large:1", "more than fits");
+    let file = w.image("team/large:1", "more than fits");
     w.t.sign(&file, &key);
-    w.push(&file, "example.com/large:1");
-    w.t.trust("example.com/large", &key);
+    w.push(&file, "team/large:1");
+    w.trust("team/large", &key);
     let data = w.t.data();
     std::fs::create_dir_all(&data).unwrap();
-    let place = w.place("example.com/large:1");
+    let place = w.place("team/large:1");
     let mut commands = [&["fetch", &place][..], &["image", "list", "--format=json"], &["fetch", &place]]
         .map(|words| w.t.pod_command(words));
-    let mut run = w.t.pod_command(["run", "--net=none", "example.com/large:1", "--", "print", "ran"]);
+    let mut run = w.t.pod_command(["run", "--net=none", &place, "--", "print", "ran"]);
     let mut sweep = w.t.pod_command(["gc", "--grace-period=0s"]);
     // The small disk is there for one thread and the commands it starts, and goes with it.
     let thread = std::thread::spawn(move || {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tests::{Key, probe_bytes, probe_recipe};
 
-const NAME: &str = "example.com/app:1";
+const NAME: &str = "team/app:1";
 
 fn here() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
@@ -37,7 +37,7 @@ fn signed_for(w: &World<'_>, key: &Key, architecture: &str) -> PathBuf {
     fs::write(layout.join("index.json"), index.to_string()).unwrap();
     let file = w.t.path(&format!("{architecture}.pod"));
     let source = format!("oci:{}", layout.display());
-    w.t.tools(["convert", &source, &file.display().to_string(), "--name", NAME]).assert_ok();
+    w.t.tools(["convert", &source, &file.display().to_string(), "--name", &w.name(NAME)]).assert_ok();
     w.t.sign(&file, key);
     file
 }
@@ -52,7 +52,7 @@ fn push(w: &World<'_>, file: &Path, architecture: &str, to: &str) -> String {
 
 registry_test!(images_for_other_machines_are_fetched_when_asked_for, |w| {
     let key = w.t.key("publisher");
-    w.t.trust("example.com", &key);
+    w.trust("team", &key);
     let other = signed_for(w, &key, elsewhere());
     let file = other.display().to_string();
     w.run(&file).assert_refused(125, &format!("is for linux on {}, this machine is linux on {}", elsewhere(), here()));
@@ -67,24 +67,24 @@ registry_test!(images_for_other_machines_are_fetched_when_asked_for, |w| {
     let kernels_name = if elsewhere() == "arm64" { "aarch64" } else { "x86_64" };
     fetch(kernels_name).assert_ok().assert_stdout(&other_id);
     // The name means what it meant here, and the other one is known by its id, and runs by none.
-    w.run(NAME).assert_exit(0).assert_stdout("ran");
+    w.run(&w.name(NAME)).assert_exit(0).assert_stdout("ran");
     w.run(&other_id).assert_refused(125, &format!("is for linux on {}", elsewhere()));
     let listed = w.t.cli(["image", "list", "--format=json"]).assert_ok().stdout.clone();
     assert!(listed.contains(&own_id) && listed.contains(&other_id), "{listed}");
     let arch = format!("--arch={}", elsewhere());
-    w.t.cli(["fetch", "--pull-policy=never", &arch, NAME]).assert_ok().assert_stdout(&other_id);
-    w.t.cli(["fetch", "--pull-policy=never", NAME]).assert_ok().assert_stdout(&own_id);
+    w.t.cli(["fetch", "--pull-policy=never", &arch, &w.name(NAME)]).assert_ok().assert_stdout(&other_id);
+    w.t.cli(["fetch", "--pull-policy=never", &w.name(NAME)]).assert_ok().assert_stdout(&own_id);
     // Removing one leaves the name of the other.
     w.t.cli(["image", "rm", &own_id]).assert_ok();
-    w.t.cli(["fetch", "--pull-policy=never", NAME]).assert_refused(125, "is not in the store");
-    w.t.cli(["fetch", "--pull-policy=never", &arch, NAME]).assert_ok().assert_stdout(&other_id);
+    w.t.cli(["fetch", "--pull-policy=never", &w.name(NAME)]).assert_refused(125, "is not in the store");
+    w.t.cli(["fetch", "--pull-policy=never", &arch, &w.name(NAME)]).assert_ok().assert_stdout(&other_id);
     fetch("s390x").assert_refused(125, "s390x");
     fetch("arm64/..").assert_refused(2, "an architecture is written as");
 });
 
 /// Adds the entries of the image to the index that the tag names, where the registry keeps it.
 fn add_to_index(w: &World<'_>, id: &str) {
-    let path = w.blob_file(&w.tagged("example.com/app", "1"));
+    let path = w.blob_file(&w.tagged("team/app", "1"));
     let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let mut entry = index["manifests"][1].clone();
     entry["digest"] = json!(id);
@@ -96,10 +96,10 @@ fn add_to_index(w: &World<'_>, id: &str) {
 
 registry_test!(another_machines_image_is_not_taken_for_this_ones, |w| {
     let key = w.t.key("publisher");
-    w.t.trust("example.com", &key);
+    w.trust("team", &key);
     push(w, &signed_for(w, &key, elsewhere()), elsewhere(), NAME);
     // The registry says that the image for the other machine is for this one.
-    let path = w.blob_file(&w.tagged("example.com/app", "1"));
+    let path = w.blob_file(&w.tagged("team/app", "1"));
     let index = fs::read_to_string(&path).unwrap();
     fs::write(&path, index.replace(elsewhere(), here())).unwrap();
     w.refused(NAME, &format!("is for linux on {}, this machine is linux on {}", elsewhere(), here()));

@@ -12,7 +12,7 @@ registry_test!(a_mirror_serves_images_and_signatures_under_their_own_names, |w| 
     configure(w.t, "origin", &json!({ "registry": origin, "mirrors": [{ "location": location }] }));
     let key = w.t.key("publisher");
     let name = format!("{origin}/team/app:1");
-    let file = w.image(&name, "mirrored");
+    let file = w.image_called(&name, "mirrored");
     w.t.sign(&file, &key);
     w.push(&file, "mirrored/team/app:1");
     let refused = |text: &str| {
@@ -34,12 +34,12 @@ registry_test!(a_mirror_serves_images_and_signatures_under_their_own_names, |w| 
     // A mirror that lies: another publisher's image under the name, and a manifest that is not what its digest says.
     w.t.trust(&format!("{origin}/team"), &key);
     let stranger = w.t.key("stranger");
-    let lie = w.image(&name, "lie");
+    let lie = w.image_called(&name, "lie");
     w.t.sign(&lie, &stranger);
     w.push(&lie, "mirrored/team/app:1");
     refused("is signed by key");
-    w.push(&w.image("example.com/other:1", "other"), "mirrored/team/app:1");
-    refused("calls itself `example.com/other:1`");
+    w.push(&w.image("team/other:1", "other"), "mirrored/team/app:1");
+    refused(&format!("which calls itself `{}`, is not signed", w.name("team/other:1")));
     let manifest = w.blob_file(&id);
     let whole = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, whole.replace("schemaVersion", "schemaversion")).unwrap();

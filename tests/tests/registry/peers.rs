@@ -42,14 +42,14 @@ fn podman_runs(w: &World<'_>, rest: &str, words: &[&str]) -> Outcome {
 // Show 1 of images from anywhere: pushed by us, pulled and run by podman, copied by skopeo.
 registry_test!(what_we_push_is_pulled_and_run_by_podman, |w| {
     let key = w.t.key("publisher");
-    let file = w.image("example.com/app:1", "for podman");
+    let file = w.image("team/app:1", "for podman");
     w.t.sign(&file, &key);
-    w.push(&file, "example.com/app:1");
-    podman_runs(w, "example.com/app:1", &["print", "ran"]).assert_exit(0).assert_stdout("ran");
-    podman_runs(w, "example.com/app:1", &["exit", "7"]).assert_exit(7);
+    w.push(&file, "team/app:1");
+    podman_runs(w, "team/app:1", &["print", "ran"]).assert_exit(0).assert_stdout("ran");
+    podman_runs(w, "team/app:1", &["exit", "7"]).assert_exit(7);
     let copy = w.t.path("copied");
     let to = format!("oci:{}:x", copy.display());
-    run(&mut skopeo(&w.server, &["copy", "--quiet", &w.place("example.com/app:1"), &to]));
+    run(&mut skopeo(&w.server, &["copy", "--quiet", &w.place("team/app:1"), &to]));
     let outcome = w.t.cli(["--insecure-options=image", "run", "--net=none", &to, "--", "print", "ran"]);
     outcome.assert_exit(0).assert_stdout("ran");
 });

@@ -1,14 +1,15 @@
 //! New keys for a prefix, by a text that holders of old and of new keys have signed.
 
-use crate::registry_test;
+use crate::{World, registry_test};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tests::{Key, Outcome, Test};
 
-fn rotation(t: &Test, number: u32, keys: &[&Key]) -> PathBuf {
+fn rotation(w: &World<'_>, number: u32, keys: &[&Key]) -> PathBuf {
+    let t = w.t;
     let file = t.path(&format!("rotation-{number}-{}", keys.len()));
     let mut words =
-        vec!["rotation".to_owned(), "--prefix=example.com".into(), format!("--number={number}"), text(&file)];
+        vec!["rotation".to_owned(), format!("--prefix={}", w.name("team")), format!("--number={number}"), text(&file)];
     words.extend(keys.iter().map(|key| text(&key.public)));
     t.tools(words).assert_ok().assert_stdout("");
     file
@@ -28,44 +29,42 @@ fn rotate(t: &Test, file: &Path) -> Outcome {
 
 registry_test!(keys_are_rotated_by_both_and_never_back, |w| {
     let (old, new, newest) = (w.t.key("old"), w.t.key("new"), w.t.key("newest"));
-    w.t.trust("example.com", &old);
-    for (name, key) in [("example.com/before:1", &old), ("example.com/after:1", &new)] {
+    w.trust("team", &old);
+    for (name, key) in [("team/before:1", &old), ("team/after:1", &new)] {
         let file = w.image(name, name);
         w.t.sign(&file, key);
         w.push(&file, name);
     }
-    w.accepted("example.com/before:1");
-    w.refused("example.com/after:1", "signed by");
-    let first = rotation(w.t, 1, &[&new]);
+    w.accepted("team/before:1");
+    w.refused("team/after:1", "signed by");
+    let first = rotation(w, 1, &[&new]);
     rotate(w.t, &first).assert_refused(125, "signed by 0 of the 1 old keys");
     sign(w.t, &new, &first).assert_ok();
     rotate(w.t, &first).assert_refused(125, "signed by 0 of the 1 old keys");
-    let without_new = rotation(w.t, 1, &[&new, &newest]);
+    let without_new = rotation(w, 1, &[&new, &newest]);
     sign(w.t, &old, &without_new).assert_ok();
     rotate(w.t, &without_new).assert_refused(125, "signed by 0 of the 1 new keys");
     sign(w.t, &old, &first).assert_ok();
     sign(w.t, &old, &first).assert_refused(125, "signed by key");
     // One changed byte of what was signed, and the same one of a signature.
     let signed = fs::read_to_string(&first).unwrap();
-    for (from, to) in
-        [("number: 1", "number: 2"), ("threshold: 1\n", "threshold: 2\n"), ("example.com\n", "example.org\n")]
-    {
+    for (from, to) in [("number: 1", "number: 2"), ("threshold: 1\n", "threshold: 2\n"), ("/team\n", "/term\n")] {
         fs::write(w.t.path("changed"), signed.replacen(from, to, 1)).unwrap();
         assert_eq!(rotate(w.t, &w.t.path("changed")).code, 125, "{from}");
     }
-    w.refused("example.com/after:1", "signed by");
-    rotate(w.t, &first).assert_ok().assert_stdout("example.com");
-    w.accepted("example.com/after:1");
-    w.refused("example.com/before:1", "signed by");
+    w.refused("team/after:1", "signed by");
+    rotate(w.t, &first).assert_ok().assert_stdout(&w.name("team"));
+    w.accepted("team/after:1");
+    w.refused("team/before:1", "signed by");
     // Once more, and then the first again: who kept the old text cannot bring the old keys back.
-    let second = rotation(w.t, 2, &[&newest]);
+    let second = rotation(w, 2, &[&newest]);
     for key in [&new, &newest] {
         sign(w.t, key, &second).assert_ok();
     }
     rotate(w.t, &second).assert_ok();
     rotate(w.t, &first).assert_refused(125, "rotation 2 was applied already");
     rotate(w.t, &second).assert_refused(125, "rotation 2 was applied already");
-    w.refused("example.com/after:1", "signed by");
+    w.refused("team/after:1", "signed by");
 });
 
 registry_test!(rotations_that_make_no_sense_are_refused, |w| {

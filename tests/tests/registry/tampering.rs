@@ -19,10 +19,10 @@ fn blobs(directory: &Path, found: &mut Vec<PathBuf>) {
 
 registry_test!(one_changed_byte_on_the_registrys_disk_is_refused, |w| {
     let key = w.t.key("publisher");
-    w.t.trust("example.com", &key);
-    let file = w.image("example.com/app:1", "app");
+    w.trust("team", &key);
+    let file = w.image("team/app:1", "app");
     w.t.sign(&file, &key);
-    let id = w.push(&file, "example.com/app:1");
+    let id = w.push(&file, "team/app:1");
     // What a judgement and a run read, by digest; the manifest for other tools and its configuration are not among it.
     let forged = Forged::open(&file);
     let mut parts = BTreeMap::new();
@@ -52,7 +52,7 @@ registry_test!(one_changed_byte_on_the_registrys_disk_is_refused, |w| {
             changed[position] ^= 1;
             fs::write(&blob, &changed).unwrap();
             w.forget();
-            let outcome = w.t.cli(["fetch", &w.place("example.com/app:1")]);
+            let outcome = w.t.cli(["fetch", &w.place("team/app:1")]);
             let shown = part.map_or("something else", String::as_str);
             match part {
                 Some(_) => outcome.assert_exit(125),
@@ -65,5 +65,5 @@ registry_test!(one_changed_byte_on_the_registrys_disk_is_refused, |w| {
         fs::write(&blob, whole).unwrap();
     }
     assert_eq!(seen, parts.len(), "a part of the image was not found at the registry");
-    w.accepted("example.com/app:1");
+    w.accepted("team/app:1");
 });

@@ -8,20 +8,21 @@ use tests::{Outcome, stage_test};
 stage_test!(a_signed_image_of_a_registry_runs, |t| {
     let Some(w) = crate::World::new(t) else { return };
     let key = t.key("publisher");
-    let file = w.image("example.com/app:1", "signed");
+    let file = w.image("team/app:1", "signed");
     t.sign(&file, &key);
-    w.push(&file, "example.com/app:1");
-    t.trust("example.com/app", &key);
+    w.push(&file, "team/app:1");
+    w.trust("team/app", &key);
     let stage1 = format!("--stage1={}", t.stage1());
-    let place = w.place("example.com/app:1");
+    let place = w.place("team/app:1");
     let words = ["run", &stage1, "--net=none", &place, "--", "print", "ran"];
     t.cli(words).assert_exit(0).assert_stdout("ran");
-    // From the store, without the registry, by its own name; and not when the trust has ended.
+    // From the store, without the registry, by its name; and not when the trust has ended.
+    let (name, prefix) = (w.name("team/app:1"), w.name("team/app"));
     drop(w);
-    let words = ["run", &stage1, "--net=none", "example.com/app:1", "--", "print", "ran"];
+    let words = ["run", &stage1, "--net=none", &name, "--", "print", "ran"];
     t.cli(words).assert_exit(0).assert_stdout("ran");
     let id = key_id(t);
-    t.cli(["trust", "rm", "--prefix", "example.com/app", &id]).assert_exit(0);
+    t.cli(["trust", "rm", "--prefix", &prefix, &id]).assert_exit(0);
     t.cli(words).assert_refused(125, "covered by no trust rule");
 });
 
@@ -49,29 +50,29 @@ registry_test!(each_refusal_of_a_registry_image_has_its_own_sentence, |w| {
         let plain: String = line.split('`').step_by(2).collect();
         assert!(sentences.insert(plain), "another case has this sentence, too: {line}");
     };
-    publish("example.org/no-rule:1", Some(&key));
-    refuse("example.org/no-rule:1", "covered by no trust rule");
-    w.t.trust("example.com", &key);
-    publish("example.com/unsigned:1", None);
-    refuse("example.com/unsigned:1", "is not signed");
-    publish("example.com/foreign:1", Some(&stranger));
-    refuse("example.com/foreign:1", "signed by");
+    publish("stranger/no-rule:1", Some(&key));
+    refuse("stranger/no-rule:1", "covered by no trust rule");
+    w.trust("team", &key);
+    publish("team/unsigned:1", None);
+    refuse("team/unsigned:1", "is not signed");
+    publish("team/foreign:1", Some(&stranger));
+    refuse("team/foreign:1", "signed by");
     let soon = SystemTime::now() + Duration::from_secs(3);
-    let file = w.image("example.com/expired:1", "expired");
+    let file = w.image("team/expired:1", "expired");
     sign_until(w, &file, &key, soon);
-    w.push(&file, "example.com/expired:1");
+    w.push(&file, "team/expired:1");
     // Nobody can sign what has expired already, so the moment is waited for.
     std::thread::sleep(soon.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_secs(1));
-    refuse("example.com/expired:1", "expired");
-    publish("example.com/revoked:1", Some(&key));
-    w.accepted("example.com/revoked:1");
+    refuse("team/expired:1", "expired");
+    publish("team/revoked:1", Some(&key));
+    w.accepted("team/revoked:1");
     w.t.cli(["trust", "revoke", &key_id(w.t), "--reason", "stolen"]).assert_exit(0);
-    refuse("example.com/revoked:1", "revoked");
+    refuse("team/revoked:1", "revoked");
     // What was let in before is stopped at its next start, from the store.
     w.forget();
-    let place = w.place("example.com/revoked:1");
+    let place = w.place("team/revoked:1");
     w.t.cli(["--insecure-options=image", "fetch", &place]).assert_ok();
-    w.run("example.com/revoked:1").assert_refused(125, "revoked");
+    w.run(&w.name("team/revoked:1")).assert_refused(125, "revoked");
 });
 
 fn sign_until(w: &crate::World<'_>, file: &std::path::Path, key: &tests::Key, time: SystemTime) {
@@ -85,40 +86,41 @@ fn sign_until(w: &crate::World<'_>, file: &std::path::Path, key: &tests::Key, ti
 
 registry_test!(a_key_counts_for_its_own_prefix_at_a_registry, |w| {
     let key = w.t.key("publisher");
-    let file = w.image("example.com/etcd:1", "etcd");
+    let file = w.image("team/etcd:1", "etcd");
     w.t.sign(&file, &key);
-    w.push(&file, "example.com/etcd:1");
-    let host = w.server.host.clone();
-    // Whole components count; and the place is not the name: who runs a registry is not the publisher of what it holds.
-    for prefix in ["example.com/et", "example.com/etcd/x", "example.org", &host, &format!("{host}/example.com/etcd")] {
-        w.t.trust(prefix, &key);
-        w.refused("example.com/etcd:1", "is signed by key");
+    w.push(&file, "team/etcd:1");
+    // Whole components count.
+    for prefix in ["team/et", "team/etcd/x", "teams", "other"] {
+        w.trust(prefix, &key);
+        w.refused("team/etcd:1", "is signed by key");
     }
     w.t.trust("example.com", &key);
-    w.accepted("example.com/etcd:1");
+    w.refused("team/etcd:1", "is signed by key");
+    w.trust("team", &key);
+    w.accepted("team/etcd:1");
 });
 
 registry_test!(as_many_keys_as_the_threshold_says_must_have_signed, |w| {
     let keys = ["one", "two", "three"].map(|name| w.t.key(name));
     let stranger = w.t.key("stranger");
     for key in &keys {
-        w.t.trust("example.com", key);
+        w.trust("team", key);
     }
     let public = keys[2].public.display().to_string();
-    w.t.cli(["trust", "add", "--prefix", "example.com", "--threshold=2", &public]).assert_ok();
-    let file = w.image("example.com/app:1", "app");
+    w.t.cli(["trust", "add", "--prefix", &w.name("team"), "--threshold=2", &public]).assert_ok();
+    let file = w.image("team/app:1", "app");
     w.t.sign(&file, &keys[0]);
-    w.push(&file, "example.com/app:1");
-    w.refused("example.com/app:1", "1 of the 2");
+    w.push(&file, "team/app:1");
+    w.refused("team/app:1", "1 of the 2");
     // The same key again, and a key of nobody, count nothing.
     w.t.sign(&file, &keys[0]);
     w.t.sign(&file, &stranger);
-    w.push(&file, "example.com/app:1");
-    w.refused("example.com/app:1", "1 of the 2");
+    w.push(&file, "team/app:1");
+    w.refused("team/app:1", "1 of the 2");
     w.t.sign(&file, &keys[1]);
-    w.push(&file, "example.com/app:1");
-    w.accepted("example.com/app:1");
-    let verified = w.t.cli(["image", "verify", "example.com/app:1"]);
+    w.push(&file, "team/app:1");
+    w.accepted("team/app:1");
+    let verified = w.t.cli(["image", "verify", &w.name("team/app:1")]);
     verified.assert_ok();
-    assert_eq!(verified.stdout.matches("example.com").count(), 2, "the image and the rule are named: {verified}");
+    assert_eq!(verified.stdout.matches("/team").count(), 2, "the image and the rule are named: {verified}");
 });

@@ -39,8 +39,23 @@ impl<'a> World<'a> {
         format!("docker://{}/{rest}", self.server.host)
     }
 
+    /// `HOST/REST`, the name that an image has there.
+    pub(crate) fn name(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.server.host)
+    }
+
+    /// Trusts a key for what is under `HOST/REST`.
+    pub(crate) fn trust(&self, rest: &str, key: &tests::Key) {
+        self.t.trust(&self.name(rest), key);
+    }
+
+    /// An unsigned native image that is called `HOST/REST`.
+    pub(crate) fn image(&self, rest: &str, content: &str) -> PathBuf {
+        self.image_called(&self.name(rest), content)
+    }
+
     /// An unsigned native image whose app is the probe; what `content` says is in it, too.
-    pub(crate) fn image(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn image_called(&self, name: &str, content: &str) -> PathBuf {
         let mut recipe = probe_recipe(&probe_bytes());
         recipe.layers.push(tests::image::Layer::new().file("srv/content", 0o644, content.as_bytes()));
         self.t.convert(&recipe, name)
