@@ -18,8 +18,10 @@ pub(crate) fn target() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
-    // Set by `cargo run` for this program; inherited, they would make build scripts run again.
-    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+    // Set by `cargo run` for this program. Inherited, they would make build scripts run again, and with those of the
+    // cryptography half of the dependencies be compiled again, each time that xtask and a plain `cargo` take turns.
+    let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_this_package)) {
         command.env_remove(name);
     }
     command
