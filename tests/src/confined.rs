@@ -42,6 +42,13 @@ impl Thread {
     }
 }
 
+/// Whether a process leaves no core file, not even to a program that takes them (core_pattern with `|`), for which 0 is no limit.
+pub fn leaves_no_core(process: u32) -> bool {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size"));
+    line.is_some_and(|line| line.split_whitespace().take(2).eq(["1", "1"]))
+}
+
 /// All threads of a process.
 pub fn threads(process: u32) -> Vec<Thread> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process lives");

@@ -1,6 +1,7 @@
 //! What confines the hypervisor process before the guest's first instruction. A guest that takes this process over finds an
 //! empty file system, a user id that nothing else has, no capability, and a few system calls on the fds that are open.
 
+use crate::qemu::jail::no_core_files;
 use anyhow::{Context, Result, bail};
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use nix::sched::CloneFlags;
@@ -26,6 +27,7 @@ pub(super) fn enter(supervisor: u32) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the built-in hypervisor must be started by root to confine itself");
     }
+    no_core_files()?;
     // The mount and IPC namespaces go first: they need CAP_SYS_ADMIN. The network needs none of its own, because socket(2) is in
     // no filter; a namespace costs more than the rest together.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC)

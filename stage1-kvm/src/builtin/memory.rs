@@ -2,7 +2,7 @@
 
 use super::sys;
 use anyhow::{Context, Result, bail};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -59,10 +59,14 @@ pub(super) fn map(bytes: u64, shared: bool) -> Result<Memory> {
     if !shared {
         let memory = private(&ranges).with_context(context)?;
         sys::prefer_large_pages(&memory);
+        sys::leave_out_of_core_files(&memory);
         return Ok(memory);
     }
-    let file = File::from(rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).with_context(context)?);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(rustix::fs::memfd_create("guest", flags).with_context(context)?);
     file.set_len(bytes).with_context(context)?;
+    // virtiofsd has it too: a file that it could shorten would end this process by SIGBUS.
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).with_context(context)?;
     let mut offset = 0;
     let mut with_files = Vec::new();
     for (start, length) in ranges {
@@ -70,7 +74,9 @@ pub(super) fn map(bytes: u64, shared: bool) -> Result<Memory> {
         with_files.push((start, length, Some(FileOffset::new(file, offset))));
         offset += length as u64;
     }
-    Memory::from_ranges_with_files(with_files).with_context(context)
+    let memory = Memory::from_ranges_with_files(with_files).with_context(context)?;
+    sys::leave_out_of_core_files(&memory);
+    Ok(memory)
 }
 
 /// Private memory at an address where a large page of the host is one of the guest too. A guest touches its memory page by page, and
@@ -123,6 +129,24 @@ pub(super) fn place_high(bytes: u64, length: u64, limit: u64, used: u64) -> Resu
 mod tests {
     use super::*;
     use vm_memory::{GuestMemoryRegion, MemoryRegionAddress};
+
+    #[test]
+    fn memory_is_in_no_core_file_and_keeps_its_size() {
+        for shared in [false, true] {
+            let memory = map(4 << 20, shared).unwrap();
+            let start = memory.get_host_address(GuestAddress(0)).unwrap().addr();
+            // `dd`: MADV_DONTDUMP (Documentation/filesystems/proc.rst).
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut after = maps.lines().skip_while(|line| !line.starts_with(&format!("{start:x}-")));
+            let flags = after.find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+            assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+            let Some(file) = memory.iter().next().unwrap().file_offset() else { continue };
+            for bytes in [0, 8 << 20] {
+                let error = file.file().set_len(bytes).unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+            }
+        }
+    }
 
     #[test]
     fn memory_goes_on_above_the_hole() {

@@ -67,9 +67,18 @@ pub(super) fn drop_bounding_capability(capability: u32) -> std::io::Result<()> {
 
 /// Asks for large pages; whether there are any is the host's business (`/sys/kernel/mm/transparent_hugepage/enabled`).
 pub(super) fn prefer_large_pages(memory: &Memory) {
+    advise(memory, libc::MADV_HUGEPAGE);
+}
+
+/// A core file must not hold what the guest keeps secret.
+pub(super) fn leave_out_of_core_files(memory: &Memory) {
+    advise(memory, libc::MADV_DONTDUMP);
+}
+
+fn advise(memory: &Memory, advice: libc::c_int) {
     for slice in memory.iter().filter_map(|region| region.as_volatile_slice().ok()) {
-        // SAFETY: the range is one mapping of `memory`; the advice changes neither its content nor who may reach it.
-        unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_HUGEPAGE) };
+        // SAFETY: the range is one mapping of `memory`; neither advice changes its content or who may reach it.
+        unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) };
     }
 }
 

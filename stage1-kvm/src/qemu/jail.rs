@@ -29,7 +29,7 @@ pub(crate) fn main(parent: &str, accelerator: &str, program: &str, arguments: &[
     let user = USER_FIRST + parent.parse::<u32>().context("`PARENT` is not a pid")?;
     namespaces()?;
     root((accelerator == "kvm").then_some(user)).context("put together qemu's root directory")?;
-    limits()?;
+    no_core_files()?;
     privileges(user)?;
     // After the change of user, which clears it.
     die_with(parent)?;
@@ -116,10 +116,15 @@ fn bind_file(from: &Path, root: &Path, flags: MountFlags) -> Result<()> {
     mount_remount(&to, MountFlags::BIND | flags, c"").with_context(|| format!("restrict `{}`", from.display()))
 }
 
-fn limits() -> Result<()> {
-    // A core file would hold the guest's memory.
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, none).context("limit core files")
+/// A core file would hold the guest's memory. 1, not 0: to a program that takes core files (`|` in core_pattern) the kernel gives
+/// them whatever the limit, but for this one (fs/coredump.c).
+pub(crate) fn no_core_files() -> Result<()> {
+    let none = Rlimit { current: Some(1), maximum: Some(1) };
+    match setrlimit(Resource::Core, none) {
+        // The caller's is 0, and may not be raised: a file is not made then, and such a program is asked not to keep it.
+        Err(rustix::io::Errno::PERM) => Ok(()),
+        result => result.context("limit core files"),
+    }
 }
 
 /// Drops everything; the order is the kernel's: the bounding set while CAP_SETPCAP is there, groups before the user.

@@ -140,6 +140,7 @@ pub(crate) fn main(parent: &str, words: &[&str]) -> Result<u8> {
     };
     move_mount(&volume, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context("mount the volume")?;
     crate::sys::restrict_mounts(&place, *mode == "read-only").context("restrict the volume's mounts")?;
+    jail::no_core_files()?;
     // While CAP_SYS_RESOURCE is there, which goes now.
     raise_open_files().context("raise the limit of open files")?;
     confine().context("confine virtiofsd")?;

@@ -100,6 +100,7 @@ machine_test!(qemu_is_confined, |t| {
         assert!(thread.is_user(user) && thread.has_no_capabilities() && thread.is_filtered(), "{thread:#?}");
         assert_eq!(thread.field("Groups"), "");
     }
+    assert!(confined::leaves_no_core(process));
     let known = ["bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "sbin", "usr"];
     assert!(confined::root(process).iter().all(|name| known.contains(&name.as_str())), "{:?}", confined::root(process));
     for (place, options) in confined::mounts(process) {
@@ -128,6 +129,7 @@ machine_test!(virtiofsd_is_confined, |t| {
         process = *next;
     }
     assert_eq!(confined::root(process), ["here"]);
+    assert!(confined::leaves_no_core(process));
     let threads = confined::threads(process);
     // chown dac_override fowner fsetid setgid setuid setpcap sys_admin setfcap (linux/capability.h).
     let some: u64 = [0, 1, 3, 4, 6, 7, 8, 21, 31].iter().map(|number| 1 << number).sum();

@@ -93,6 +93,7 @@ fn its_threads_have_no_privilege(t: &Test) {
     assert_eq!(threads.iter().filter(safe).count(), 3, "{threads:#?}");
     assert!(threads.iter().all(|thread| thread.field("Groups").is_empty()), "{threads:#?}");
     assert_eq!(confined::root(process), [""; 0]);
+    assert!(confined::leaves_no_core(process));
     let mounts = confined::mounts(process);
     assert!(mounts.len() == 1 && mounts[0].0 == "/" && mounts[0].1.starts_with("ro,nosuid,nodev,noexec"), "{mounts:?}");
     for name in ["mnt", "ipc"] {
