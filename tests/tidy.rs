@@ -297,6 +297,48 @@ fn nothing_names_this_machine_or_a_package_registry() {
     assert_none("names that mean nothing elsewhere", &found);
 }
 
+/// The rows of the list of past vulnerabilities: the number, the columns of the stages, and the tests that are named.
+fn vulnerabilities(readme: &str) -> Vec<(usize, Vec<String>, Vec<String>)> {
+    let rows = readme.lines().filter(|line| line.starts_with("| ") && line.ends_with(" |"));
+    let rows = rows.filter_map(|line| {
+        let columns: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let number = columns.first()?.parse().ok()?;
+        let stages = columns.get(2..5)?.iter().map(|stage| (*stage).to_owned()).collect();
+        let tests = columns.get(5)?.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        Some((number, stages, tests))
+    });
+    rows.collect()
+}
+
+/// Whether a source has a test of this name: a function with the attribute, or the first word of one of our macros.
+fn has_test(source: &str, name: &str) -> bool {
+    let function = source.match_indices(&format!("fn {name}(")).any(|(at, _)| {
+        let before: Vec<&str> = source[..at].lines().rev().map(str::trim).take(3).collect();
+        before.contains(&"#[test]") || source[..at].contains("proptest! {")
+    });
+    let macros = ["stage_test!(", "registry_test!(", "machine_test!("];
+    function || macros.iter().any(|open| source.contains(&format!("{open}{name},")))
+}
+
+#[test]
+fn every_past_vulnerability_has_its_tests() {
+    let all = files();
+    let rows = vulnerabilities(&all["tests/README.md"]);
+    let numbers: Vec<usize> = rows.iter().map(|(number, ..)| *number).collect();
+    assert_eq!(numbers, (1..=41).collect::<Vec<_>>(), "the list has 41 rows, in order");
+    let sources: Vec<&String> = all.iter().filter(|(path, _)| path.ends_with(".rs")).map(|(_, text)| text).collect();
+    let mut bad = Vec::new();
+    for (number, stages, tests) in &rows {
+        let applies = stages.iter().any(|stage| !stage.starts_with("none"));
+        if applies == tests.is_empty() {
+            bad.push(format!("{number}: a check that applies has a test, and no other has"));
+        }
+        let missing = tests.iter().filter(|name| !sources.iter().any(|source| has_test(source, name)));
+        bad.extend(missing.map(|name| format!("{number}: there is no test `{name}`")));
+    }
+    assert_none("tests/README.md says what is not so", &bad);
+}
+
 #[test]
 fn the_rules_see_what_they_look_for() {
     let text = "fn short() {\n    1\n}\n\nimpl A {\n    pub(crate) fn long(\n    ) {\n\n\n    }\n}\n";

@@ -181,6 +181,22 @@ machine_test!(a_full_root_is_enospc_and_the_apps_live_on, |t| {
     pod("--vm-memory=128M").app("a", "file-directory /d then file-create-many /d 25000").run().assert_exit(0);
 });
 
+// CVE-2015-2877: a guest finds out by the time of a write what pages another guest has, if the host merges equal pages (KSM).
+machine_test!(cve_2015_2877_memory_is_not_merged, |t| {
+    let mut pod = t.pod().app("a", "process-sleep 600").start();
+    let process = child(&pod, |name| name.starts_with("qemu-system") || name == "vmm" || name == "stage1-kvm");
+    // The kernel's word for MADV_MERGEABLE (proc_pid_smaps(5)).
+    let map = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap();
+    let flags: Vec<&str> = map.lines().filter_map(|line| line.strip_prefix("VmFlags:")).collect();
+    assert!(flags.len() > 10, "{map}");
+    assert!(!flags.iter().any(|flags| flags.split(' ').any(|flag| flag == "mg")), "{map}");
+    // A kernel without KSM refuses the advice; then only the command line tells.
+    let words = fs::read(format!("/proc/{process}/cmdline")).unwrap();
+    let words = String::from_utf8_lossy(&words);
+    assert!(!words.contains("-machine") || words.contains("mem-merge=off"), "{words}");
+    pod.stop();
+});
+
 // In software here; what KVM's guests read is asked in the testbed.
 machine_test!(a_guest_reads_the_table_of_its_cpu_only, |t| {
     cpuid::assert_within_table(t, "--hypervisor=qemu");

@@ -104,3 +104,48 @@ fn without_seccomp(t: &Test) {
     // Who asks for none gets none.
     run(&["--seccomp=unconfined"]).assert_exit(0).assert_stdout("ran");
 }
+
+/// Files of a runtime's own, as krun, podman, Docker and this project call them, or might.
+const OWN_NAMES: &[&str] = &[
+    ".krun_config.json",
+    "config.json",
+    "pod.json",
+    "host.json",
+    "control.sock",
+    ".dockerenv",
+    "stage2",
+    "apps",
+    "volumes",
+    "files",
+    "run/.containerenv",
+    "run/pod.json",
+    "dev/.krun_config.json",
+];
+
+// crun and krun CVE-2025-24965: a configuration written into the root, through a link that the image put there. What an app finds
+// in its root is what the image has, and the mount points; the links lead to a volume of the pod that no app mounts.
+stage_test!(cve_2025_24965_nothing_of_ours_is_written_into_the_root, |t| {
+    let victim = t.path("victim");
+    fs::create_dir(&victim).unwrap();
+    let target = format!("{}/victim/written", contract::stage2::VOLUMES);
+    let layer = tests::probe_layer(&tests::probe_bytes()).directory("run", 0o755).directory("dev", 0o755);
+    let layer = OWN_NAMES.iter().fold(layer, |layer, name| layer.symlink(name, &target));
+    let mut recipe = tests::image::Recipe::new([layer]);
+    recipe.entrypoint = vec!["/probe".into()];
+    let image = t.signed(&recipe, "example.com/own-names:1").display().to_string();
+    let volume = format!("--volume=victim,kind=host,source={}", victim.display());
+    let words = "report then file-list /run then file-exists /dev/.krun_config.json";
+    let pod = t.pod().flag(&volume).app_of(&image, "a", words).run();
+    pod.assert_exit(0);
+    let lines: Vec<&str> = pod.stdout.lines().collect();
+    let [report, run, in_dev] = lines.as_slice() else { panic!("{}", pod.outcome) };
+    let report: serde_json::Value = serde_json::from_str(report).unwrap();
+    let found = report["root"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned());
+    let of_image = ["dev", "etc", "home", "probe", "root", "run", "srv", "tmp"].into_iter();
+    let top = OWN_NAMES.iter().copied().filter(|name| !name.contains('/'));
+    let expected: std::collections::BTreeSet<String> =
+        of_image.chain(["proc", "sys"]).chain(top).map(str::to_owned).collect();
+    assert_eq!(found.collect::<std::collections::BTreeSet<_>>(), expected);
+    assert_eq!((*run, *in_dev), (".containerenv pod.json", "false"));
+    assert_eq!(fs::read_dir(&victim).unwrap().count(), 0, "something was written through a link");
+});
