@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use anyhow::{Context, Result};
 use contract::check::{self, Line};
 use contract::dir::{LOCK_FD, NETWORK_FD, USER_FD};
-use contract::features;
+use contract::features::{self, BASELINE, Feature};
 use contract::host::StageImage;
 use contract::name::PodUuid;
 use contract::pod::Pod;
@@ -147,14 +147,25 @@ fn ask(command: &mut Command) -> Result<Vec<Line>> {
 impl Located {
     /// A need that the stage1 does not declare is an error: no confinement is dropped with a warning.
     pub(crate) fn refuse_unknown_needs(&self, pod: &Pod) -> Result<(), Failure> {
-        let missing: Vec<String> =
-            features::required(pod).difference(&self.stage1.features).map(|feature| feature.name()).collect();
+        let missing: Vec<Feature> = features::required(pod).difference(&self.stage1.features).copied().collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let name = crate::escape::escape(&self.stage1.name).into_owned();
-        Err(Failure::new(format!("stage1 `{name}` cannot do what this pod needs: {}", missing.join(", ")))
-            .hint("choose another one by `--stage1=`, or leave out what needs it"))
+        let hint = match missing.iter().all(|feature| BASELINE.contains(feature)) {
+            true => "choose another one by `--stage1=`, or give it up by `--insecure-options=isolation`",
+            false => "choose another one by `--stage1=`, or leave out what needs it",
+        };
+        Err(Failure::new(format!("{} cannot do what this pod needs: {}", self.shown(), names(&missing))).hint(hint))
+    }
+
+    /// Writes down what of the baseline this stage1 lacks: the user gives it up.
+    pub(crate) fn waive(&self, pod: &mut Pod) {
+        pod.waived = features::baseline(pod).filter(|feature| !self.stage1.features.contains(feature)).collect();
+    }
+
+    /// For messages.
+    pub(crate) fn shown(&self) -> String {
+        format!("stage1 `{}`", crate::escape::escape(&self.stage1.name))
     }
 
     /// The program and the arguments of an entrypoint.
@@ -223,6 +234,11 @@ impl Located {
         let error = command.exec();
         Ok(anyhow::Error::new(error).context(format!("execute `{}`", command.get_program().to_string_lossy())))
     }
+}
+
+/// Names of features, for messages.
+pub(crate) fn names<'a>(features: impl IntoIterator<Item = &'a Feature>) -> String {
+    features.into_iter().map(|feature| feature.name()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

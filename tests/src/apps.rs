@@ -81,7 +81,11 @@ impl<'a> PodBuilder<'a> {
     }
 
     fn words(&self, verb: &str) -> Vec<String> {
-        let mut words = vec![verb.to_owned(), format!("--stage1={}", self.test.stage1())];
+        let mut words = vec![verb.to_owned()];
+        // A test may bring a stage1 of its own.
+        if !self.flags.iter().any(|flag| flag.starts_with("--stage1=")) {
+            words.push(format!("--stage1={}", self.test.stage1()));
+        }
         words.extend(self.hypervisor());
         words.extend(self.flags.iter().cloned());
         for (index, app) in self.apps.iter().enumerate() {

@@ -10,6 +10,7 @@ pub mod check;
 pub mod control;
 pub mod dir;
 pub mod exit;
+mod feature;
 pub mod features;
 pub mod guest;
 pub mod host;

@@ -3,11 +3,12 @@
 //! Units stand in the field names. Paths inside an app are as the image or the user gave them and are resolved inside the
 //! app's root by stage2; paths on the host are absolute and were resolved by stage0.
 
+use crate::feature::Feature;
 use crate::json::Version;
 use crate::kernel::{Capability, Resource};
 use crate::name::{AppName, PodName, PodUuid, VolumeName};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// One pod, written once by stage0 before the pod leaves `prepare`.
@@ -43,6 +44,9 @@ pub struct Pod {
     /// The pod's user namespace; absent: the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_users: Option<IdRange>,
+    /// Parts of [`crate::features::BASELINE`] that the user gave up, because the stage1 does not declare them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub waived: BTreeSet<Feature>,
     /// Namespaced kernel parameters, `net.ipv4.ip_forward` → `1`.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,

@@ -10,6 +10,7 @@ use crate::life::supervisor::Connection;
 use crate::life::view::{AppView, View, view};
 use crate::life::{find, gc};
 use crate::output::{self, Table};
+use crate::stage1;
 use anyhow::{Context, Result};
 use contract::control::{Reply, Request};
 use contract::dir::Phase;
@@ -59,7 +60,7 @@ fn table(views: &[View], arguments: &List) -> Table {
         }
         for app in &view.apps {
             let [uuid, name, state, created, started, network] = pod.clone();
-            table.row([uuid, name, app.name.to_string(), image(app, full), state, created, started, network]);
+            table.row([uuid, name, app.name.to_string(), image(view, app, full), state, created, started, network]);
             // What is about the pod stands in its first row only.
             pod = Default::default();
         }
@@ -67,12 +68,13 @@ fn table(views: &[View], arguments: &List) -> Table {
     table
 }
 
-/// The image's name, its id with `--full`, and a mark if nobody vouched for it.
-fn image(app: &AppView, full: bool) -> String {
+/// The image's name, its id with `--full`, and a mark if nobody vouched for it or the pod runs with less isolation than others.
+fn image(view: &View, app: &AppView, full: bool) -> String {
     let image = &app.image;
     let version = image.version.as_ref().map_or_else(String::new, |version| format!(":{version}"));
     let id = if full { format!("@{}", image.id) } else { String::new() };
-    let mark = if image.trust == contract::pod::Trust::Insecure { " (insecure)" } else { "" };
+    let insecure = image.trust == contract::pod::Trust::Insecure || !view.waived.is_empty();
+    let mark = if insecure { " (insecure)" } else { "" };
     format!("{}{version}{id}{mark}", image.name)
 }
 
@@ -121,6 +123,7 @@ fn status_text(view: &View) -> String {
         ("created", view.created_unix_secs.map(|secs| output::time(Some(secs), 0, true))),
         ("started", view.started_unix_secs.map(|secs| output::time(Some(secs), 0, true))),
         ("network", view.network.map(str::to_owned)),
+        ("waived", (!view.waived.is_empty()).then(|| stage1::names(&view.waived))),
         ("exit-code", view.exit_code.map(|code| code.to_string())),
     ];
     lines.extend(optional.into_iter().filter_map(|(key, value)| value.map(|value| format!("{key}={value}"))));
@@ -132,7 +135,7 @@ fn status_text(view: &View) -> String {
             None => app.state.to_owned(),
         };
         lines.push(format!("app-{}={}", app.name, escape(&how)));
-        lines.push(format!("image-{}={}", app.name, escape(&image(app, true))));
+        lines.push(format!("image-{}={}", app.name, escape(&image(view, app, true))));
     }
     for (key, value) in &view.annotations {
         lines.push(format!("annotation-{}={}", escape(key), escape(value)));

@@ -72,6 +72,7 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     }
     let stage1 = host.stage1.as_deref().map_or_else(|| stage1::built_in("namespaces"), stage1::at)?;
     stage1.refuse_unknown_needs(&pod)?;
+    say_what_is_waived(&stage1, &pod);
     verify_again(globals, &pod, &host)?;
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
     make::record(&cgroups, &pod.uuid, &mut host);
@@ -127,12 +128,23 @@ fn resolve(
     facts.id_range = arguments.pod.private_users.then_some(IdRange { first: 0, count: 0 });
     facts.apparmor_by_default = stage1.stage1.features.contains(&Feature::Apparmor);
     let mut pod = pod_json::build(uuid, arguments, apps, insecure, &facts, globals.debug)?;
+    if insecure.isolation {
+        stage1.waive(&mut pod);
+    }
     stage1.refuse_unknown_needs(&pod)?;
+    say_what_is_waived(stage1, &pod);
     if stage1.stage1.root == RootForm::Block {
         images::add_blocks(store, &mut pod)?;
     }
     let asked = pod.apps.iter().zip(asked).filter_map(|(app, asked)| Some((app.name.clone(), asked?))).collect();
     Ok((pod, asked))
+}
+
+fn say_what_is_waived(stage1: &Located, pod: &Pod) {
+    if !pod.waived.is_empty() {
+        let (stage1, waived) = (stage1.shown(), stage1::names(&pod.waived));
+        output::notice(&format!("pod: the pod runs without what {stage1} does not give: {waived}"));
+    }
 }
 
 /// Makes the pod directory with all that is written down, locked. What the host gives is named before it is taken.

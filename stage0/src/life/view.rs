@@ -3,12 +3,13 @@
 use super::pods::PodDir;
 use anyhow::Result;
 use contract::dir::{PID, POD, Phase, STATUS, State};
+use contract::features::Feature;
 use contract::name::{AppName, PodName, PodUuid};
 use contract::pod::{Image, Network};
 use contract::status::{AppEnd, AppStatus};
 use rustix::fs::{AtFlags, statat};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A pod as `pod list` and `pod status` show it.
 #[derive(Debug, Serialize)]
@@ -32,6 +33,9 @@ pub(crate) struct View {
     /// `none`, `host` or `joined`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<&'static str>,
+    /// What of the isolation the user gave up.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) waived: BTreeSet<Feature>,
     /// In the order of the command line.
     pub(crate) apps: Vec<AppView>,
     /// The user's.
@@ -65,6 +69,8 @@ struct Summary {
     name: Option<PodName>,
     created_unix_secs: u64,
     network: Network,
+    #[serde(default)]
+    waived: BTreeSet<Feature>,
     apps: Vec<AppSummary>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
@@ -91,6 +97,7 @@ pub(crate) fn view(pod: &PodDir) -> Result<View> {
         started_unix_secs: None,
         exit_code: None,
         network: None,
+        waived: BTreeSet::new(),
         apps: Vec::new(),
         annotations: BTreeMap::new(),
     };
@@ -98,6 +105,7 @@ pub(crate) fn view(pod: &PodDir) -> Result<View> {
     view.name = summary.name;
     view.created_unix_secs = Some(summary.created_unix_secs);
     view.annotations = summary.annotations;
+    view.waived = summary.waived;
     view.network = Some(match summary.network {
         Network::None => "none",
         Network::Host => "host",

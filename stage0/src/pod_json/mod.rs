@@ -16,7 +16,7 @@ use crate::values::sets::Insecure;
 use contract::name::{AppName, PodUuid};
 use contract::pod::{DeviceKind, IdRange, Ipc, Machine, Network, Pod, Trust};
 use image_tools::config::ImageConfig;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 
 /// An image that may run, in the words that `pod.json` needs.
@@ -140,6 +140,8 @@ pub(crate) fn build(
         network,
         ipc: if flags.ipc == IpcFlag::Host { Ipc::Host } else { Ipc::Private },
         private_users: facts.id_range,
+        // What a stage1 lacks is known only when it is asked; see `Located::waive`.
+        waived: BTreeSet::new(),
         sysctls,
         limits: limits::resolve(&flags.limits, None, &facts.devices)?,
         machine: machine(arguments, facts, debug),

@@ -131,12 +131,14 @@ pub(crate) struct Insecure {
     pub(crate) paths: bool,
     /// No filter of system calls.
     pub(crate) seccomp: bool,
+    /// A stage1 need not isolate as every pod relies on it.
+    pub(crate) isolation: bool,
 }
 
 impl Insecure {
     /// Adds one word of `--insecure-options`.
     pub(crate) fn add(self, word: InsecureWord) -> Self {
-        let run = Self { capabilities: true, paths: true, seccomp: true, ..self };
+        let run = Self { capabilities: true, paths: true, seccomp: true, isolation: true, ..self };
         match word {
             InsecureWord::None => self,
             InsecureWord::Image => Self { image: true, ..self },
@@ -145,6 +147,7 @@ impl Insecure {
             InsecureWord::Capabilities => Self { capabilities: true, ..self },
             InsecureWord::Paths => Self { paths: true, ..self },
             InsecureWord::Seccomp => Self { seccomp: true, ..self },
+            InsecureWord::Isolation => Self { isolation: true, ..self },
             InsecureWord::AllFetch => Self { image: true, tls: true, http: true, ..self },
             InsecureWord::AllRun => run,
             InsecureWord::All => Self { image: true, tls: true, http: true, ..run },
@@ -169,9 +172,11 @@ pub(crate) enum InsecureWord {
     Paths,
     /// No filter of system calls.
     Seccomp,
+    /// Run on a stage1 that lacks a part of the isolation that every pod has.
+    Isolation,
     /// image, tls and http.
     AllFetch,
-    /// capabilities, paths and seccomp.
+    /// capabilities, paths, seccomp and isolation.
     AllRun,
     /// Everything.
     All,
@@ -217,5 +222,6 @@ mod tests {
     fn insecurity_adds_up() {
         let insecure = Insecure::default().add(InsecureWord::Image).add(InsecureWord::AllRun);
         assert!(insecure.image && insecure.paths && insecure.seccomp && insecure.capabilities && !insecure.http);
+        assert!(insecure.isolation && !Insecure::default().add(InsecureWord::Paths).isolation);
     }
 }
