@@ -1,18 +1,18 @@
 //! Finding a stage1, asking whether it can do what the pod needs, and becoming it.
 
+mod entrypoint;
+
 use crate::failure::Failure;
 use anyhow::{Context, Result};
 use contract::check::{self, Line};
 use contract::dir::{LOCK_FD, NETWORK_FD, USER_FD};
 use contract::features::{self, BASELINE, Feature};
-use contract::host::StageImage;
+use contract::host::{Host, StageImage};
 use contract::name::PodUuid;
 use contract::pod::Pod;
-use contract::stage1::{FILE, Stage1};
+use contract::stage1::{FILE, GC_SECS_MAX, Stage1};
 use image_tools::obtain::Obtained;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::process::PidfdFlags;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -79,8 +79,8 @@ pub(crate) fn built_in(name: &str) -> Result<Located> {
     let file = format!("stage1-{name}.json");
     for directory in [own, &own.join("../lib/pod"), Path::new("/usr/lib/pod")] {
         let file = directory.join(&file);
-        if let Some(stage1) = read(&file)? {
-            return Ok(Located { stage1, file, image: None });
+        if let Some(located) = on_host(&file)? {
+            return Ok(located);
         }
     }
     Err(missing(name))
@@ -88,11 +88,18 @@ pub(crate) fn built_in(name: &str) -> Result<Located> {
 
 /// The stage1 at `path`, which is its `stage1.json` or the directory of that.
 pub(crate) fn at(path: &Path) -> Result<Located> {
-    // The working directory changes before the program is executed.
-    let absolute = std::path::absolute(path).with_context(|| format!("resolve `{}`", path.display()))?;
-    let file = if absolute.is_dir() { absolute.join(FILE) } else { absolute };
-    let stage1 = read(&file)?.ok_or_else(|| missing(&path.display().to_string()))?;
-    Ok(Located { stage1, file, image: None })
+    let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
+    on_host(&file)?.ok_or_else(|| missing(&path.display().to_string()))
+}
+
+/// `None`: there is no such file. Links that lead to it are the administrator's; its programs lie beside the file itself. The path
+/// is absolute, because the working directory changes before a program is executed.
+fn on_host(file: &Path) -> Result<Option<Located>> {
+    let file = match std::fs::canonicalize(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.with_context(|| format!("resolve `{}`", file.display()))?,
+    };
+    Ok(read(&file)?.map(|stage1| Located { stage1, file, image: None }))
 }
 
 fn missing(text: &str) -> anyhow::Error {
@@ -109,6 +116,10 @@ pub(crate) fn of_image(obtained: &Obtained) -> Result<Located> {
         return Err(Failure::new(format!("the image of a stage1 has one layer, `{name}` has {number}")).into());
     };
     let file = layer.join(FILE);
+    // A link in the image would lead to a file that was not verified with it.
+    if file.is_symlink() {
+        return Err(Failure::new(format!("`/{FILE}` of image `{name}` is a link")).into());
+    }
     let stage1 = read(&file)?.ok_or_else(|| Failure::new(format!("image `{name}` holds no `/{FILE}`")))?;
     Ok(Located { stage1, file, image: Some(crate::images::stage_image(obtained)) })
 }
@@ -130,17 +141,13 @@ fn read(file: &Path) -> Result<Option<Stage1>> {
 
 /// Runs the command for as long as it may take, and reads as much as it may say.
 fn ask(command: &mut Command) -> Result<Vec<Line>> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let pid = rustix::process::pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())?;
-    let time = Timespec { tv_sec: i64::try_from(check::SECS_MAX)?, tv_nsec: 0 };
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     // What it may say fits into a pipe, so that it can end before it is read.
-    let ended = rustix::event::poll(&mut [PollFd::new(&pid, PollFlags::IN)], Some(&time));
-    let _ = child.kill(); // It has ended, or has to.
-    let status = child.wait()?;
-    anyhow::ensure!(ended == Ok(1), "it takes longer than {} s", check::SECS_MAX);
+    let (status, child) = entrypoint::run(command, check::SECS_MAX)?;
+    let status = status.with_context(|| format!("it takes longer than {} s", check::SECS_MAX))?;
     anyhow::ensure!(status.success(), "it ended with {status}");
     let mut answer = Vec::new();
-    child.stdout.take().context("stdout is a pipe")?.take(check::BYTES_MAX).read_to_end(&mut answer)?;
+    child.stdout.context("stdout is a pipe")?.take(check::BYTES_MAX).read_to_end(&mut answer)?;
     serde_json::from_slice(&answer).context("read its answer")
 }
 
@@ -163,23 +170,20 @@ impl Located {
         pod.waived = features::baseline(pod).filter(|feature| !self.stage1.features.contains(feature)).collect();
     }
 
+    /// Writes down what gc must know of it.
+    pub(crate) fn record(&self, host: &mut Host) {
+        host.stage1 = Some(self.file.clone());
+        host.stage1_gc = self.stage1.entrypoints.gc.is_some();
+    }
+
     /// For messages.
     pub(crate) fn shown(&self) -> String {
         format!("stage1 `{}`", crate::escape::escape(&self.stage1.name))
     }
 
-    /// The program and the arguments of an entrypoint.
-    fn program(&self, entrypoint: &[String]) -> Result<Command> {
-        let program = entrypoint.first().context("the entrypoint names no program")?;
-        let directory = self.file.parent().context("stage1.json lies in a directory")?;
-        let mut command = Command::new(directory.join(program));
-        command.arg0(program).args(&entrypoint[1..]);
-        Ok(command)
-    }
-
-    /// The same of one that is about a pod.
+    /// The program and the arguments of an entrypoint that is about a pod.
     fn command(&self, entrypoint: &[String], uuid: &PodUuid) -> Result<Command> {
-        let mut command = self.program(entrypoint)?;
+        let mut command = entrypoint::command(&self.file, entrypoint).with_context(|| self.shown())?;
         command.arg(uuid.as_str());
         Ok(command)
     }
@@ -187,7 +191,7 @@ impl Located {
     /// What the stage1 says of this host, through its `check` entrypoint; that it says nothing useful is a line, too.
     pub(crate) fn check(&self) -> Vec<Line> {
         let Some(entrypoint) = &self.stage1.entrypoints.check else { return Vec::new() };
-        let answer = self.program(entrypoint).and_then(|mut command| ask(&mut command));
+        let answer = entrypoint::command(&self.file, entrypoint).and_then(|mut command| ask(&mut command));
         let feature = format!("stage1 {}", crate::escape::escape(&self.stage1.name));
         answer.unwrap_or_else(|error| vec![Line::new(feature, false, "", format!("it does not answer: {error:#}"))])
     }
@@ -199,11 +203,17 @@ impl Located {
         let lock = fcntl_dupfd_cloexec(pod, 16).context("copy the lock")?;
         crate::sys::give(&mut command, lock, LOCK_FD);
         let program = command.get_program().to_string_lossy().into_owned();
-        let status = command.current_dir(directory).status().with_context(|| format!("execute `{program}`"))?;
-        if !status.success() {
-            return Err(Failure::new(format!("`{program}` ended with {status}")).into());
+        // The standard output is for UUIDs.
+        let stderr = std::io::stderr().as_fd().try_clone_to_owned().context("copy stderr")?;
+        command.current_dir(directory).stdin(Stdio::null()).stdout(stderr);
+        match entrypoint::run(&mut command, GC_SECS_MAX)?.0 {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(Failure::new(format!("`{program}` ended with {status}")).into()),
+            None => {
+                let text = format!("`{program}` took longer than {GC_SECS_MAX} s for its `gc` and was killed");
+                Err(Failure::new(text).hint("the pod stays, and the next `pod gc` tries again").into())
+            }
         }
-        Ok(())
     }
 
     /// Becomes the stage1; returns only if that is impossible. `pod` is the locked pod directory.

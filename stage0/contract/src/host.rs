@@ -17,6 +17,9 @@ pub struct Host {
     /// The `stage1.json` of the stage1 that has the pod; gc asks its `gc` entrypoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage1: Option<PathBuf>,
+    /// Whether it had a `gc` entrypoint when it got the pod. Then gc must find it again; otherwise it has left nothing.
+    #[serde(default)]
+    pub stage1_gc: bool,
     /// The image that this stage1 came in: it is verified again when a prepared pod is run, and kept as long as the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage1_image: Option<StageImage>,

@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 /// File name, for a stage1 that is a directory or an image. The built-in stages are `stage1-NAME.json` beside `pod`.
 pub const FILE: &str = "stage1.json";
 
+/// How long the `gc` entrypoint may take. Then it is killed with all that it started, and the pod stays until the next time.
+pub const GC_SECS_MAX: u64 = 30;
+
 /// One stage1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,14 +36,15 @@ pub enum RootForm {
     Block,
 }
 
-/// The commands of a stage1. Each is argv; the first is a path relative to `stage1.json`. stage0 appends the pod's UUID to those
-/// that are about a pod.
+/// The commands of a stage1. Each is argv; the first is a path relative to `stage1.json`, without `..`, of a file below the directory
+/// of that file, on the way to which there is no link. stage0 appends the pod's UUID to those that are about a pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entrypoints {
     /// Becomes the supervisor of the pod: cwd and fds as the README says.
     pub run: Vec<String>,
-    /// Releases what this stage1 left outside the pod directory and `host.json`; idempotent. Absent: nothing is left.
+    /// Releases what this stage1 left outside the pod directory and `host.json`; idempotent, within [`GC_SECS_MAX`]. Absent:
+    /// nothing is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gc: Option<Vec<String>>,
     /// Says on its standard output what of this stage1 this host can do: an array of [`crate::check::Line`]. Absent: nothing.

@@ -7,9 +7,12 @@ use crate::failure::Failure;
 use crate::life::find;
 use crate::life::pods::{PodDir, Pods};
 use crate::life::supervisor::Connection;
+use crate::stage1;
 use anyhow::{Context, Result};
 use contract::control::{self, Reply, Request};
-use contract::dir::{CONTROL, POD, State};
+use contract::dir::{CONTROL, HOST, POD, State};
+use contract::features::Feature;
+use contract::host::Host;
 use contract::name::AppName;
 use contract::pod::Pod;
 use contract::status::AppEnd;
@@ -25,6 +28,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const FORWARDED: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
+/// A stage1 that does not declare `exec` is not asked. One that was uninstalled while its pod runs is: it is the supervisor that
+/// answers.
+fn refuse_without_exec(pod: &PodDir) -> Result<()> {
+    let Some(Host { stage1: Some(file), .. }) = pod.read(HOST)? else { return Ok(()) };
+    match stage1::at(&file) {
+        Ok(located) if !located.stage1.features.contains(&Feature::Exec) => {
+            let needs = Feature::Exec.name();
+            Err(Failure::new(format!("{} cannot do what this command needs: {needs}", located.shown())).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Runs the program and gives its exit code.
 pub(crate) fn exec(globals: &Globals, arguments: &Exec) -> Result<u8> {
     let pods = Pods::open(&globals.dir)?;
@@ -32,6 +48,7 @@ pub(crate) fn exec(globals: &Globals, arguments: &Exec) -> Result<u8> {
     if pod.state()? != State::Running {
         return Err(not_running(&pod).into());
     }
+    refuse_without_exec(&pod)?;
     let description: Pod = pod.read(POD)?.ok_or_else(|| not_running(&pod))?;
     let app = app(arguments, &description)?;
     let (stdin, stdout) = (std::io::stdin(), std::io::stdout());

@@ -75,6 +75,8 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     say_what_is_waived(&stage1, &pod);
     verify_again(globals, &pod, &host)?;
     let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
+    // An upgrade may have changed it meanwhile.
+    stage1.record(&mut host);
     make::record(&cgroups, &pod.uuid, &mut host);
     dir.replace(HOST, &json(&host)?)?;
     start(&pods, &mut dir, &stage1, &cgroups, Outside { users: pod.private_users, network })
@@ -150,7 +152,8 @@ fn say_what_is_waived(stage1: &Located, pod: &Pod) {
 /// Makes the pod directory with all that is written down, locked. What the host gives is named before it is taken.
 fn create(pods: &Pods, pod: &mut Pod, asked: AskedNames, stage1: &Located, cgroups: &plan::Plan) -> Result<PodDir> {
     let dir = pods.create(pod.uuid.clone())?;
-    let host = Host { stage1: Some(stage1.file.clone()), stage1_image: stage1.image.clone(), asked, ..Host::default() };
+    let mut host = Host { stage1_image: stage1.image.clone(), asked, ..Host::default() };
+    stage1.record(&mut host);
     let written = write_down(pods, &dir, pod, host, cgroups);
     if written.is_err() {
         // The caller sees the data directory as before. Should this not succeed, gc meets an aborted pod.

@@ -74,15 +74,15 @@ fn is_cut_short(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(ReadError::Json(json)) if json.is_eof())
 }
 
-/// What the stage1 left outside of `host.json`, it removes itself. One that was uninstalled cannot; its pods go all the same.
+/// What the stage1 left outside of `host.json`, it removes itself. One that is gone cannot, so its pods stay until it is back.
 fn collect_stage1(pods: &Pods, pod: &PodDir, host: &Host) -> Result<()> {
-    match &host.stage1 {
-        Some(file) if file.exists() => {
-            let located = crate::stage1::at(file)?;
-            located.collect(pod.fd(), &pods.path(pod.phase, &pod.uuid), &pod.uuid)
-        }
-        _ => Ok(()),
+    let Some(file) = host.stage1.as_ref().filter(|_| host.stage1_gc) else { return Ok(()) };
+    if !file.exists() {
+        let text =
+            format!("stage1 `{}` is gone, and only its `gc` can release what it left of the pod", file.display());
+        return Err(Failure::new(text).hint("install it again at that place").into());
     }
+    crate::stage1::at(file)?.collect(pod.fd(), &pods.path(pod.phase, &pod.uuid), &pod.uuid)
 }
 
 /// Frees the pod's name, which is in `pod.json`.

@@ -5,6 +5,7 @@
 
 mod acis;
 mod bad_input;
+mod baseline;
 mod confinement;
 mod demo;
 mod environment;
