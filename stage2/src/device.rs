@@ -1,9 +1,12 @@
 //! /dev of an app: a tmpfs with the standard nodes and links, an own devpts, and the pod's shared memory and queues.
 
+use crate::failure::Advised;
 use crate::mount::{self, INERT};
 use crate::root::Root;
 use anyhow::{Context, Result, ensure};
-use contract::pod::{Device, DeviceKind, Pod};
+use contract::features::Feature;
+use contract::kernel::Capability;
+use contract::pod::{App, Device, DeviceKind, Pod};
 use contract::stage2::{DEV, SHM};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -73,6 +76,7 @@ pub(crate) fn mount(root: &Root, pod: &Pod) -> Result<(OwnedFd, OwnedFd)> {
     )?;
     mount::attach(pts.as_fd(), at(&dev, "pts")?.as_fd()).context("mount /dev/pts")?;
     let shm = mount::copy_of_path(Path::new(SHM)).context("open the pod's shared memory")?;
+    mount::restrict(shm.as_fd(), INERT).context("set the flags of the pod's shared memory")?;
     mount::attach(shm.as_fd(), at(&dev, "shm")?.as_fd()).context("mount /dev/shm")?;
     // The kernel has one instance for each IPC namespace, so apps of a pod share it by themselves.
     let mqueue = mount::detached("mqueue", &[], INERT)?;
@@ -115,6 +119,40 @@ pub(crate) fn extra(root: &Root, pod: &Pod, devices: &[Device]) -> Result<()> {
             .with_context(|| format!("make device `{shown}`"))?;
     }
     Ok(())
+}
+
+/// Refuses an app that could open devices that are not its own. One of three things must keep it from them: a user namespace, a
+/// device cgroup, or that it can make no node and mount no file system, since all its mounts but `dev` are nodev.
+///
+/// `cgroups` is how many cgroups it was given. That they, or the namespace, confine it, is not believed but tried.
+pub(crate) fn refuse_unconfined(pod: &Pod, app: &App, cgroups: usize, dev: &OwnedFd) -> Result<()> {
+    if pod.waived.contains(&Feature::DeviceConfinement) {
+        return Ok(());
+    }
+    let able = [Capability::Mknod, Capability::SysAdmin].into_iter().find(|able| app.capabilities.contains(able));
+    let Some(able) = able else { return Ok(()) };
+    let confined = pod.private_users.is_some() || cgroups > 0;
+    if confined && is_refused(dev).context("try to open a device")? {
+        return Ok(());
+    }
+    let message = format!("it has {able}, and neither a device cgroup nor a user namespace keeps it from devices");
+    let hint = "drop CAP_MKNOD and CAP_SYS_ADMIN, or use a stage1 and a kernel that confine devices";
+    Err(Advised { message, hint }.into())
+}
+
+/// Whether this process may not use a device that no list holds. No driver has the number, so an open that is not refused reaches
+/// nothing.
+fn is_refused(dev: &OwnedFd) -> rustix::io::Result<bool> {
+    const NAME: &str = ".probe";
+    let nobodys = rustix::fs::makedev(4095, 0xf_ffff);
+    match rustix::fs::mknodat(dev, NAME, FileType::CharacterDevice, Mode::from_raw_mode(0o600), nobodys) {
+        Err(Errno::PERM) => return Ok(true),
+        other => other?,
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(dev, NAME, flags, Mode::empty());
+    rustix::fs::unlinkat(dev, NAME, AtFlags::empty())?;
+    Ok(opened.err() == Some(Errno::PERM))
 }
 
 /// Refuses everything but the null device itself.

@@ -11,7 +11,7 @@ use crate::root::Root;
 use crate::streams::{self, Streams};
 use crate::sys::{self, Forked};
 use crate::user::Identity;
-use crate::{cgroup, mount, notify, world};
+use crate::{cgroup, device, mount, notify, world};
 use anyhow::{Context, Result};
 use contract::exit;
 use contract::pod::Pod;
@@ -101,6 +101,7 @@ fn become_program(
             // After joining, so that the app's own cgroups are the roots of what it sees.
             sys::new_cgroup_namespace().context("make a cgroup namespace")?;
             let world = world::build(pod, program.app)?;
+            device::refuse_unconfined(pod, program.app, cgroups.len(), &world.dev)?;
             let who = confine::identity(&world.root, program)?;
             send_identity(report, &who)?;
             streams::connect(streams, &world.dev, &world.pts, who.uid, report)?;

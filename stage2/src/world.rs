@@ -34,6 +34,8 @@ pub(crate) struct World {
 pub(crate) fn build(pod: &Pod, app: &App) -> Result<World> {
     let wanted = plan::wanted(app)?;
     let root = Root::open(&Path::new(APPS).join(&app.name).join(ROOTFS))?;
+    // A stage1 may have left devices working; from here on only /dev has any.
+    mount::restrict(root.as_fd(), MountAttrFlags::MOUNT_ATTR_NODEV).context("make the devices of the root inert")?;
     let proc = proc(&root)?;
     let (dev, pts) = device::mount(&root, pod)?;
     sys(&root, pod, &proc)?;

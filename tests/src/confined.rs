@@ -75,6 +75,29 @@ pub fn children(process: u32, words: &[&str]) -> Vec<u32> {
     .collect()
 }
 
+/// Runs `body`, and what it executes, where all cgroups are read-only. In a thread of its own, because the mount namespace is the
+/// thread's.
+pub fn with_read_only_cgroups(body: impl FnOnce() + Send) {
+    let thread = || {
+        let flags = nix::sched::CloneFlags::CLONE_FS | nix::sched::CloneFlags::CLONE_NEWNS;
+        nix::sched::unshare(flags).expect("root may make a mount namespace");
+        let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).expect("make the mounts private");
+        for (place, _) in mounts_of_thread().into_iter().filter(|(place, _)| place.starts_with("/sys/fs/cgroup")) {
+            let flags = rustix::mount::MountFlags::BIND | rustix::mount::MountFlags::RDONLY;
+            rustix::mount::mount_remount(&place, flags, "").unwrap_or_else(|error| panic!("{place}: {error}"));
+        }
+        body();
+    };
+    let result = std::thread::scope(|scope| scope.spawn(thread).join());
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn mounts_of_thread() -> Vec<(String, String)> {
+    let id = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+    mounts(id)
+}
+
 /// The names in the root directory of a process.
 pub fn root(process: u32) -> Vec<String> {
     let entries = fs::read_dir(format!("/proc/{process}/root/")).expect("the process lives");

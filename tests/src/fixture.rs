@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 /// The name under which the probe's image is signed and stored.
@@ -27,7 +28,7 @@ pub struct Test {
     stage1: &'static str,
     directory: TempDir,
     marker: Marker,
-    finished: std::cell::Cell<bool>,
+    finished: AtomicBool,
 }
 
 /// Where cargo put the executables: this test program lies in `deps` beside them.
@@ -163,7 +164,7 @@ impl Test {
 
     /// Runs gc, and fails if anything of this test's pods is left on the machine.
     pub fn finish(&self) {
-        self.finished.set(true);
+        self.finished.store(true, Ordering::Relaxed);
         let uuids = self.uuids();
         if self.data().join("pods").exists() {
             self.cli(["gc", "--grace-period=0s", "--expire-prepared=0s"]).assert_ok();
@@ -194,7 +195,7 @@ impl Test {
 
 impl Drop for Test {
     fn drop(&mut self) {
-        if !self.finished.get() {
+        if !self.finished.load(Ordering::Relaxed) {
             // The body panicked: its pods are ended and swept, so that one failure is not followed by others.
             self.marker.kill_all();
             let _ = self.pod_command(["gc", "--grace-period=0s", "--expire-prepared=0s"]).output();

@@ -8,6 +8,7 @@
 pub mod channel;
 pub mod check;
 pub mod control;
+pub mod devices;
 pub mod dir;
 pub mod exit;
 mod feature;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 const ROOT: &str = "/sys/fs/cgroup";
 /// Where systemd mounts v2 on a hybrid host.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
+/// Where systemd is PID 1, sd_booted(3).
+const SYSTEMD: &str = "/run/systemd/system";
 /// The file system type of cgroup v2, linux/magic.h.
 const CGROUP2: i64 = 0x6367_7270;
 
@@ -18,6 +20,8 @@ pub(crate) struct Hierarchies {
     pub(crate) v1: BTreeMap<String, PathBuf>,
     /// The v2 hierarchy.
     pub(crate) v2: Option<Unified>,
+    /// Why no cgroup can hold a list of devices here.
+    pub(crate) no_devices: Option<String>,
 }
 
 /// The v2 hierarchy.
@@ -29,8 +33,11 @@ pub(crate) struct Unified {
     pub(crate) own: PathBuf,
     /// Controllers that the root has.
     pub(crate) controllers: Vec<String>,
-    /// systemd gave the cgroup of this process away (`Delegate=yes`), so pods belong below it.
-    pub(crate) delegated: bool,
+    /// The cgroup of this process, or the nearest above it, that systemd gave away (`Delegate=yes`): pods belong below it.
+    pub(crate) delegated: Option<PathBuf>,
+    /// The unit of systemd's that this process is in, if that was not given away: then its cgroup is not ours to change, and a
+    /// process that left it would leave the unit's limits.
+    pub(crate) unit: Option<String>,
 }
 
 /// Looks.
@@ -46,9 +53,45 @@ pub(crate) fn detect() -> Result<Hierarchies> {
         }
     }
     if let Some(unified) = &mut hierarchies.v2 {
-        unified.delegated = unified.own != unified.mount && is_delegated(&unified.own);
+        let below = unified.own.ancestors().take_while(|cgroup| *cgroup != unified.mount);
+        unified.delegated = below.into_iter().find(|cgroup| is_delegated(cgroup)).map(Path::to_owned);
+        let own = unified.own.strip_prefix(&unified.mount).unwrap_or(Path::new(""));
+        unified.unit = unit(own).filter(|_| unified.delegated.is_none() && Path::new(SYSTEMD).is_dir());
     }
+    hierarchies.no_devices = no_devices(&hierarchies);
     Ok(hierarchies)
+}
+
+/// The unit that a cgroup belongs to. A login's session is none: it has no limits that its user would miss, and its processes
+/// are the user's own to place.
+fn unit(cgroup: &Path) -> Option<String> {
+    let names: Vec<&str> = cgroup.iter().filter_map(|name| name.to_str()).collect();
+    if names.first() == Some(&"user.slice") {
+        return None;
+    }
+    names.into_iter().rev().find(|name| name.ends_with(".service") || name.ends_with(".scope")).map(str::to_owned)
+}
+
+/// Looks whether a device cgroup could be made, without making one.
+fn no_devices(hierarchies: &Hierarchies) -> Option<String> {
+    let refused = |cgroup: &Path| {
+        let access = rustix::fs::access(cgroup, rustix::fs::Access::WRITE_OK);
+        access.err().map(|error| format!("no cgroup can be made in `{}`: {error}", cgroup.display()))
+    };
+    if let Some(own) = hierarchies.v1.get("devices") {
+        return refused(own);
+    }
+    let Some(unified) = &hierarchies.v2 else {
+        return Some("this host has neither the cgroup controller `devices` nor cgroup v2".to_owned());
+    };
+    if let Some(unit) = &unified.unit {
+        return Some(format!("unit `{unit}` does not delegate its cgroup (`Delegate=yes`)"));
+    }
+    refused(unified.delegated.as_ref().unwrap_or(&unified.mount)).or_else(|| {
+        // What the kernel thinks of the privileges of this process, only the kernel knows.
+        let loaded = super::bpf::load(&contract::devices::STANDARD);
+        loaded.err().map(|error| format!("the kernel takes no BPF program for a cgroup: {error}"))
+    })
 }
 
 /// systemd marks a delegated cgroup by an extended attribute.
@@ -85,6 +128,39 @@ fn parse(text: &str, unified: &Path) -> Hierarchies {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn units_are_told_from_logins() {
+        for (path, expected) in [
+            ("system.slice/x.service", Some("x.service")),
+            ("system.slice/x.service/init", Some("x.service")),
+            ("system.slice/run-r1.scope", Some("run-r1.scope")),
+            ("a.slice/a-b.slice/y@1.service", Some("y@1.service")),
+            ("user.slice/user-0.slice/session-3.scope", None),
+            ("user.slice/user-1000.slice/user@1000.service/app.slice/vte.scope", None),
+            ("pod/pod-1", None),
+            ("", None),
+        ] {
+            assert_eq!(unit(Path::new(path)).as_deref(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_device_cgroup_needs_a_place() {
+        let v2 = |unified: Unified| Hierarchies { v2: Some(unified), ..Hierarchies::default() };
+        let missing = PathBuf::from("/no/such/cgroup");
+        let unit = Unified { unit: Some("x.service".to_owned()), ..Unified::default() };
+        let v1 = [("devices".to_owned(), missing.clone())].into_iter().collect();
+        for (hierarchies, text) in [
+            (Hierarchies::default(), "neither"),
+            (v2(unit), "unit `x.service` does not delegate"),
+            (v2(Unified { mount: missing.clone(), ..Unified::default() }), "in `/no/such/cgroup`"),
+            (Hierarchies { v1, ..Hierarchies::default() }, "in `/no/such/cgroup`"),
+        ] {
+            let reason = no_devices(&hierarchies).unwrap();
+            assert!(reason.contains(text), "{reason}");
+        }
+    }
 
     #[test]
     fn parses_all_kinds_of_hosts() {

@@ -1,9 +1,10 @@
 //! Carries out a [`Plan`]. Each directory is in `host.json` before it is made.
 
+use super::bpf;
 use super::plan::{Devices, Group, PARENT, Plan, STANDARD_DEVICES};
-use super::{bpf, devices};
 use crate::failure::Failure;
 use anyhow::{Context, Result};
+use contract::devices;
 use contract::host::Host;
 use contract::limits::{Otherwise, Setting};
 use contract::name::PodUuid;

@@ -4,7 +4,6 @@
 //! because each move into a v1 cgroup costs the kernel a fifth of a millisecond. What cannot be enforced is refused.
 
 pub(crate) mod bpf;
-pub(crate) mod devices;
 pub(crate) mod hierarchy;
 pub(crate) mod make;
 pub(crate) mod plan;

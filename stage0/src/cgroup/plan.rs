@@ -1,12 +1,13 @@
 //! `pod.json` and the host's hierarchies → which cgroups to make, what to write into them, and who joins which. Pure.
 //!
 //! On v1 a pod lies below the cgroup of its caller, so that the limits of a systemd unit hold for its pods, delegated or
-//! not: v1 knows no rule about inner processes. On v2 it lies below a delegated unit's cgroup, and otherwise, because the
-//! caller's cgroup is not ours to change, in `/pod`.
+//! not: v1 knows no rule about inner processes. On v2 it lies below the cgroup of its caller's unit if systemd gave that away
+//! (`Delegate=yes`). In any other unit no cgroup is made: the apps stay in the unit's own, whose limits hold for them. Outside of
+//! units (a login, a host without systemd) pods lie in `/pod`.
 
-use super::devices::{self, Rule};
 use super::hierarchy::{Hierarchies, Unified};
 use crate::failure::Failure;
+use contract::devices::{self, Rule};
 use contract::limits::{self, Setting};
 use contract::name::{AppName, PodUuid};
 use contract::pod::{Limits, Pod};
@@ -82,23 +83,16 @@ pub(crate) fn plan(pod: &Pod, hierarchies: &Hierarchies, form: RootForm) -> Resu
         };
         limits_v1(&mut plan, pod, own, of);
     }
-    if let Some(own) = hierarchies.v1.get("devices") {
+    // Otherwise the apps are kept from devices without a cgroup: `pod_json::devices`.
+    let devices = hierarchies.no_devices.is_none();
+    if let Some(own) = hierarchies.v1.get("devices").filter(|_| devices) {
         devices_v1(&mut plan, pod, own);
     }
-    let devices_v2 = !on_v1("devices");
+    let devices_v2 = devices && !on_v1("devices");
     let any_v2 =
         pod.apps.iter().map(|app| &app.limits).chain([&pod.limits]).any(|limits| !wanted(limits, false).is_empty());
-    match &hierarchies.v2 {
-        Some(unified) if devices_v2 || any_v2 => {
-            v2(&mut plan, pod, unified, any_v2, devices_v2, |limits| wanted(limits, false));
-        }
-        None if devices_v2 => {
-            return Err(Failure::new(
-                "this host cannot keep apps from devices: it has neither the cgroup controller `devices` nor cgroup v2",
-            )
-            .hint("mount cgroup v2: `mount -t cgroup2 none /sys/fs/cgroup`"));
-        }
-        _ => {}
+    if let Some(unified) = hierarchies.v2.as_ref().filter(|_| devices_v2 || any_v2) {
+        v2(&mut plan, pod, unified, any_v2, devices_v2, |limits| wanted(limits, false));
     }
     Ok(plan)
 }
@@ -131,7 +125,7 @@ fn devices_v1(plan: &mut Plan, pod: &Pod, own: &Path) {
         let (parent, list) = if app.devices.is_empty() {
             (own.join(STANDARD_DEVICES), Devices::Inherited)
         } else {
-            (own.join(PARENT), Devices::Written(rules(&app.devices)))
+            (own.join(PARENT), Devices::Written(devices::list(&app.devices)))
         };
         let path = leaf(&parent, &pod.uuid, &app.name);
         plan.groups.push(group(path.clone(), Vec::new(), list));
@@ -147,14 +141,12 @@ fn v2(
     devices: bool,
     of: impl Fn(&Limits) -> Vec<Setting>,
 ) {
-    let base = if unified.delegated { unified.own.clone() } else { unified.mount.join(PARENT) };
+    let (base, mut ancestors) = place(unified);
     // Only a cgroup without processes can pass controllers on (the kernel's "no internal processes" rule). In a unit's
     // own cgroup the one process is this one, so it moves to a leaf first.
-    let moves = unified.delegated && controllers;
+    let moves = controllers && unified.own == base;
     let of_pod = of(&pod.limits);
     let nested = moves || !of_pod.is_empty() || pod.apps.len() > 1;
-    let mut ancestors: Vec<PathBuf> =
-        if unified.delegated { vec![base.clone()] } else { vec![unified.mount.clone(), base.clone()] };
     let pod_path = base.join(format!("pod-{}", pod.uuid));
     if nested {
         let group = Group {
@@ -174,7 +166,7 @@ fn v2(
     for app in &pod.apps {
         // An app may be named `supervisor`; its cgroup may not.
         let path = if nested { pod_path.join(format!("app-{}", app.name)) } else { pod_path.clone() };
-        let list = if devices { Devices::Program(rules(&app.devices)) } else { Devices::Unlimited };
+        let list = if devices { Devices::Program(devices::list(&app.devices)) } else { Devices::Unlimited };
         plan.groups.push(Group {
             path: path.clone(),
             settings: of(&app.limits),
@@ -182,6 +174,14 @@ fn v2(
             ancestors: ancestors.clone(),
         });
         plan.join(&app.name, path);
+    }
+}
+
+/// The cgroup that holds pods, and those that must pass controllers on to it, itself the last.
+fn place(unified: &Unified) -> (PathBuf, Vec<PathBuf>) {
+    match &unified.delegated {
+        Some(unit) => (unit.clone(), vec![unit.clone()]),
+        None => (unified.mount.join(PARENT), vec![unified.mount.clone(), unified.mount.join(PARENT)]),
     }
 }
 
@@ -205,8 +205,7 @@ fn machine(pod: &Pod, hierarchies: &Hierarchies) -> Result<Plan, Failure> {
     let settings: Vec<Setting> =
         limits::v2(&limits).into_iter().filter(|setting| !hierarchies.v1.contains_key(setting.controller)).collect();
     if let (Some(unified), false) = (&hierarchies.v2, settings.is_empty()) {
-        let base = if unified.delegated { unified.own.clone() } else { unified.mount.join(PARENT) };
-        let ancestors = if unified.delegated { vec![base.clone()] } else { vec![unified.mount.clone(), base.clone()] };
+        let (base, ancestors) = place(unified);
         let path = base.join(format!("pod-{}", pod.uuid));
         plan.supervisor.push(path.clone());
         plan.groups.push(Group { path, settings, devices: Devices::Unlimited, ancestors });
@@ -221,8 +220,14 @@ fn refuse_unenforceable(limits: &Limits, hierarchies: &Hierarchies) -> Result<()
     };
     for setting in limits::v2(limits) {
         let controller = setting.controller;
+        let on_v1 = hierarchies.v1.contains_key(controller);
+        let unit = hierarchies.v2.as_ref().and_then(|unified| unified.unit.as_ref());
+        if let Some(unit) = unit.filter(|_| !on_v1) {
+            let text = format!("no limit can be set in unit `{unit}`, which does not delegate its cgroup");
+            return Err(Failure::new(text).hint("add `Delegate=yes` to the unit, or limit the unit itself"));
+        }
         // v1 has a controller named `blkio`, never `io`, so I/O limits need v2.
-        if !hierarchies.v1.contains_key(controller) && !on_v2(controller) {
+        if !on_v1 && !on_v2(controller) {
             let what = match controller {
                 "io" => "limit I/O".to_owned(),
                 other => format!("limit {other}"),
@@ -234,10 +239,6 @@ fn refuse_unenforceable(limits: &Limits, hierarchies: &Hierarchies) -> Result<()
         }
     }
     Ok(())
-}
-
-fn rules(devices: &[contract::pod::Device]) -> Vec<Rule> {
-    devices::STANDARD.into_iter().chain(devices.iter().map(devices::rule)).collect()
 }
 
 fn group(path: PathBuf, settings: Vec<Setting>, devices: Devices) -> Group {

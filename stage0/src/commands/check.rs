@@ -156,10 +156,15 @@ fn cgroup_lines(host: &Host) -> Vec<Line> {
     if memory.state == State::Yes && !on_v2("memory") && !host.memsw {
         memory.detail.push_str("; without swap accounting, so by no swapping at all");
     }
-    let devices = match (hierarchies.v1.contains_key("devices"), &hierarchies.v2) {
-        (true, _) => line("devices", true, "cgroup v1 `devices`", ""),
-        (false, Some(_)) => line("devices", true, "BPF program on cgroup v2", ""),
-        (false, None) => line("devices", false, "", "cgroup v2, or the v1 controller `devices`"),
+    let devices = match (&hierarchies.no_devices, hierarchies.v1.contains_key("devices"), &hierarchies.v2) {
+        (Some(obstacle), ..) => Line {
+            feature: "devices".into(),
+            state: State::Partly,
+            detail: format!("apps lose CAP_MKNOD, because {obstacle}"),
+        },
+        (None, true, _) => line("devices", true, "cgroup v1 `devices`", ""),
+        (None, false, Some(_)) => line("devices", true, "BPF program on cgroup v2", ""),
+        (None, false, None) => line("devices", false, "", "cgroup v2, or the v1 controller `devices`"),
     };
     vec![
         memory,

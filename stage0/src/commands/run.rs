@@ -7,6 +7,7 @@ use crate::cgroup::{hierarchy, make, plan};
 use crate::failure::Failure;
 use crate::life::pods::{PodDir, Pods, new_uuid};
 use crate::life::{find, gc, lease, names};
+use crate::pod_json::devices;
 use crate::stage1::{self, Given, Located, Meaning};
 use crate::{facts, images, network, output, pod_json, users};
 use anyhow::{Context, Result};
@@ -31,7 +32,7 @@ pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infalli
     // The store stays open until there is a pod.json that names its layers: so long nothing in it is collected.
     let (store, stage1) = store_and_stage1(globals, arguments)?;
     let (mut pod, asked) = resolve(globals, &store, arguments, &stage1, uuid)?;
-    let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
+    let cgroups = cgroups(&mut pod, &stage1)?;
     let network = network::open(&arguments.pod.net)?;
     let pods = Pods::open(&globals.dir)?;
     let mut dir = create(&pods, &mut pod, asked, &stage1, &cgroups)?;
@@ -47,7 +48,7 @@ pub(crate) fn prepare(globals: &Globals, arguments: &PodArguments) -> Result<()>
     let (store, stage1) = store_and_stage1(globals, arguments)?;
     let (mut pod, asked) = resolve(globals, &store, arguments, &stage1, uuid)?;
     // What this host cannot enforce is refused now, not when somebody waits for the pod.
-    plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
+    cgroups(&mut pod, &stage1)?;
     let pods = Pods::open(&globals.dir)?;
     let mut dir = create(&pods, &mut pod, asked, &stage1, &plan::Plan::default())?;
     pods.advance(&mut dir, Phase::Prepared)?;
@@ -63,7 +64,7 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     if dir.phase != Phase::Prepared || !dir.lock_unless_held()? || !gc::is_there(&pods, &dir)? {
         return Err(not_prepared(&dir.uuid, dir.state()?.word()).into());
     }
-    let pod: Pod = dir.read(POD)?.ok_or_else(|| not_prepared(&dir.uuid, State::Garbage.word()))?;
+    let mut pod: Pod = dir.read(POD)?.ok_or_else(|| not_prepared(&dir.uuid, State::Garbage.word()))?;
     let mut host: Host = dir.read(HOST)?.unwrap_or_default();
     refuse_other_network(&pod, arguments.net.as_deref())?;
     let network = network::open(arguments.net.as_deref().unwrap_or_default())?;
@@ -74,12 +75,31 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     stage1.refuse_unknown_needs(&pod)?;
     say_what_is_waived(&stage1, &pod);
     verify_again(globals, &pod, &host)?;
-    let cgroups = plan::plan(&pod, &hierarchy::detect()?, stage1.stage1.root)?;
+    let prepared = pod.clone();
+    let cgroups = cgroups(&mut pod, &stage1)?;
+    if pod != prepared {
+        // Whoever runs the pod can make less cgroups than whoever prepared it.
+        dir.replace(POD, &json(&pod)?)?;
+    }
     // An upgrade may have changed it meanwhile.
     stage1.record(&mut host);
     make::record(&cgroups, &pod.uuid, &mut host);
     dir.replace(HOST, &json(&host)?)?;
     start(&pods, &mut dir, &stage1, &cgroups, Outside { users: pod.private_users, network })
+}
+
+/// Plans the pod's cgroups. Where none can keep the apps from devices, they lose a capability instead, which is said. A stage1
+/// that wants block images is a machine, which confines its apps itself.
+fn cgroups(pod: &mut Pod, stage1: &Located) -> Result<plan::Plan> {
+    let hierarchies = hierarchy::detect()?;
+    let form = stage1.stage1.root;
+    if let Some(obstacle) = hierarchies.no_devices.as_ref().filter(|_| form == RootForm::Tree) {
+        let taken = devices::without_cgroup(pod, obstacle)?;
+        if !taken.is_empty() {
+            output::notice(&devices::notice(&taken, obstacle));
+        }
+    }
+    Ok(plan::plan(pod, &hierarchies, form)?)
 }
 
 /// A stage1 that is no image is looked for first: without it, not even a store is made.

@@ -3,6 +3,7 @@
 
 pub(crate) mod app;
 pub(crate) mod confinement;
+pub(crate) mod devices;
 pub(crate) mod environment;
 pub(crate) mod files;
 pub(crate) mod limits;

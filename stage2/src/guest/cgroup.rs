@@ -1,12 +1,16 @@
-//! cgroup v2 inside the guest: one directory for the pod, one below it for each app.
+//! cgroup v2 inside the guest: one directory for the pod, one below it for each app, with its limits and its devices.
 //!
 //! The guest's kernel is the pod's own, so nothing outside can be in the way: every controller that the kernel has is on,
 //! and a limit that cannot be set is an error.
 
 use super::devices::create_directory;
+use super::sys;
 use anyhow::{Context, Result};
+use contract::devices;
+use contract::devices::program::{self, PROG_ATTACH, PROG_LOAD};
 use contract::name::AppName;
-use contract::pod::{IoLimit, Limits, Pod};
+use contract::pod::{Device, IoLimit, Limits, Pod};
+use rustix::fd::AsFd;
 use rustix::mount::{MountFlags, mount};
 use std::fmt::Write;
 use std::fs::{File, OpenOptions};
@@ -32,6 +36,7 @@ pub(super) fn make(pod: &Pod) -> Result<Vec<(AppName, File)>> {
             let directory = of_pod.join(app.name.as_str());
             create_directory(&directory)?;
             limit(&directory, &app.limits).with_context(|| format!("limit app `{}`", app.name))?;
+            confine(&directory, &app.devices).with_context(|| format!("keep app `{}` from devices", app.name))?;
             let procs = OpenOptions::new().write(true).open(directory.join("cgroup.procs"));
             Ok((app.name.clone(), procs.with_context(|| format!("open the cgroup of app `{}`", app.name))?))
         })
@@ -44,6 +49,19 @@ fn delegate(directory: &Path) -> Result<()> {
     let controllers = std::fs::read_to_string(&file).with_context(|| format!("read `{}`", file.display()))?;
     let words: Vec<String> = controllers.split_ascii_whitespace().map(|word| format!("+{word}")).collect();
     write(directory, "cgroup.subtree_control", &words.join(" "))
+}
+
+/// One app's disk is not another's to read, and the pod's channel is a device, too. A kernel without CONFIG_CGROUP_BPF cannot keep
+/// an app from them; stage2 sees that and refuses apps that nothing else confines.
+fn confine(directory: &Path, devices: &[Device]) -> Result<()> {
+    let instructions = program::program(&devices::list(devices));
+    let loaded = match sys::bpf(PROG_LOAD, &mut program::load(&instructions)) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => return Ok(()),
+        other => sys::own(other.context("load a BPF program")?),
+    };
+    let cgroup = File::open(directory).with_context(|| format!("open `{}`", directory.display()))?;
+    sys::bpf(PROG_ATTACH, &mut program::attach(cgroup.as_fd(), loaded.as_fd())).context("attach a BPF program")?;
+    Ok(())
 }
 
 fn limit(directory: &Path, limits: &Limits) -> Result<()> {

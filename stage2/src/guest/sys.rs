@@ -1,7 +1,7 @@
 //! The system calls of the guest's PID 1 that rustix has no safe function for.
 #![allow(unsafe_code)]
 
-use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::io;
 
 /// What fork(2) returned.
@@ -20,6 +20,21 @@ pub(super) fn fork() -> io::Result<Fork> {
         -1 => Err(io::Error::last_os_error()),
         pid => Ok(rustix::process::Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent)),
     }
+}
+
+/// bpf(2) with an attribute block whose layout the caller made; gives the number it returns.
+pub(super) fn bpf(command: u32, attributes: &mut [u64]) -> io::Result<i32> {
+    let size = size_of_val(attributes);
+    // SAFETY: the kernel reads `size` bytes of `attributes`; addresses in it are of slices that the caller keeps alive across this
+    // call, as `cgroup::confine` does in the same function.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// Takes over an fd that a system call returned as a number.
+pub(super) fn own(number: i32) -> OwnedFd {
+    // SAFETY: the number came from a system call that made this fd for us; nothing else owns it.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 /// Makes `fds` the fds 0, 1, 2 and so on of this process, open across exec only as far as stderr, and closes all others.

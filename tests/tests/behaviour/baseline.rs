@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 use tests::image::{Layer, Recipe};
-use tests::{Outcome, Test, executables, on_stage};
+use tests::{Outcome, Test, confined, executables, on_stage};
 
 const BASELINE: [&str; 4] = ["device-confinement", "own-hostname", "pid-isolation", "private-ipc"];
 
@@ -112,6 +112,73 @@ fn a_prepared_pod_is_held_to_the_baseline_again() {
         let waived = t.cli(["--insecure-options=isolation", "prepare", &flag, image, "--", "true"]);
         waived.assert_exit(0).assert_stderr_has("does not give: own-hostname");
         t.cli(["run-prepared", waived.stdout.trim()]).assert_exit(0).assert_stderr_has("does not give: own-hostname");
+    });
+}
+
+#[test]
+fn an_app_that_nothing_keeps_from_devices_does_not_start() {
+    on_namespaces("no-cgroups", |t| {
+        let forgetful = json!({ "run": ["stranger", "run-without-cgroups"] });
+        let path = stage1(t, &[], &forgetful).display().to_string();
+        let refused = run(t, &[], &path, &[], &["print", "ran"]);
+        refused.assert_exit(125).assert_stdout("");
+        refused.assert_stderr_has("neither a device cgroup nor a user namespace keeps it from devices\nhint: ");
+        run(t, &[], &path, &["--cap-drop=MKNOD", "--cap-add=SYS_ADMIN"], &["true"]).assert_exit(125);
+        // Without the means to make a node none is needed; and a user namespace is as good.
+        let without = run(t, &[], &path, &["--cap-drop=MKNOD"], &["report"]).assert_exit(0).json();
+        assert_eq!(without["mknod"]["c 1:11 kmsg"]["/dev"], json!({ "made": "EPERM", "open": "absent" }));
+        let image = t.probe();
+        let users = ["run", &format!("--stage1={path}"), "--net=none", "--private-users", image, "--", "report"];
+        let users = t.cli(users).assert_exit(0).json();
+        assert_eq!(users["mknod"]["c 1:11 kmsg"]["/dev"], json!({ "made": "EPERM", "open": "absent" }));
+        // The user can give it up where the stage1 says that it does not do it.
+        stage1(t, &["device-confinement"], &forgetful);
+        let waived = run(t, &["--insecure-options=isolation"], &path, &[], &["report"]).assert_exit(0).json();
+        let verdict = &waived["mknod"]["b 7:0 loop"]["/dev"];
+        assert!(verdict["made"] == "ok" && verdict["open"] != "EPERM", "{verdict}");
+    });
+}
+
+#[test]
+fn where_no_cgroup_can_be_made_an_app_cannot_make_nodes() {
+    on_namespaces("read-only", |t| {
+        t.probe();
+        confined::with_read_only_cgroups(|| {
+            let image = t.probe();
+            let pod = |words: &[&str]| t.cli([&["run", "--net=none", image], words, &["--", "report"]].concat());
+            let plain = pod(&[]);
+            let said: Vec<&str> = plain.stderr.lines().collect();
+            assert_eq!(said.len(), 1, "{plain}");
+            assert!(
+                said[0].starts_with("pod: app `probe` runs without CAP_MKNOD, to be kept from devices: "),
+                "{plain}"
+            );
+            let report = plain.assert_exit(0).json();
+            assert!(!report["capabilities"]["bounding"].to_string().contains("CAP_MKNOD"), "{plain}");
+            for (device, places) in report["mknod"].as_object().unwrap() {
+                for (place, verdict) in places.as_object().unwrap() {
+                    assert_eq!(verdict["made"], "EPERM", "{device} in {place}");
+                }
+            }
+            // Who gave the capability up is told nothing; in a user namespace nothing is taken.
+            assert_eq!(pod(&["--cap-drop=MKNOD"]).assert_exit(0).stderr, "");
+            pod(&["--cap-add=SYS_ADMIN"]).assert_refused(125, "CAP_SYS_ADMIN and cannot be kept from devices");
+            pod(&["--device=/dev/full:/dev/f:r"]).assert_refused(125, "only a part of the access to device `/dev/f`");
+            pod(&["--device=/dev/full:/dev/f:rw"]).assert_exit(0);
+            let prepared = t.cli(["prepare", image, "--", "report"]);
+            prepared.assert_exit(0).assert_stderr_has("without CAP_MKNOD");
+            assert_eq!(t.cli(["run-prepared", prepared.stdout.trim()]).assert_exit(0).stderr, "");
+        });
+        // One that was prepared where a cgroup could be made, and is run where none can.
+        let image = t.probe();
+        let prepared = t.cli(["prepare", image, "--", "report"]).assert_exit(0).stdout.trim().to_owned();
+        confined::with_read_only_cgroups(|| {
+            let ran = t.cli(["run-prepared", &prepared]);
+            ran.assert_exit(0).assert_stderr_has("without CAP_MKNOD");
+            assert_eq!(ran.json()["mknod"]["c 1:11 kmsg"]["/dev"]["made"], "EPERM");
+            let manifest = t.cli(["cat-manifest", &prepared]).assert_exit(0).stdout.clone();
+            assert!(!manifest.contains("CAP_MKNOD"), "{manifest}");
+        });
     });
 }
 

@@ -7,14 +7,16 @@ use crate::pod_json::{self, AppImage, Facts};
 fn hybrid() -> Hierarchies {
     let own = |name: &str, path: &str| (name.to_owned(), Path::new("/c").join(name).join(path));
     let v1 = [own("memory", "a"), own("cpu", ""), own("pids", ""), own("devices", "")].into_iter().collect();
-    Hierarchies { v1, v2: Some(Unified { mount: "/c/unified".into(), own: "/c/unified".into(), ..Unified::default() }) }
+    let v2 = Some(Unified { mount: "/c/unified".into(), own: "/c/unified".into(), ..Unified::default() });
+    Hierarchies { v1, v2, no_devices: None }
 }
 
 fn unified(delegated: bool) -> Hierarchies {
     let controllers = ["cpu", "memory", "pids", "io"].map(str::to_owned).to_vec();
     let own = if delegated { "/c/system.slice/x.service" } else { "/c/user.slice" };
-    let v2 = Unified { mount: "/c".into(), own: own.into(), controllers, delegated };
-    Hierarchies { v1: BTreeMap::new(), v2: Some(v2) }
+    let delegated = delegated.then(|| own.into());
+    let v2 = Unified { mount: "/c".into(), own: own.into(), controllers, delegated, unit: None };
+    Hierarchies { v1: BTreeMap::new(), v2: Some(v2), no_devices: None }
 }
 
 fn pod(line: &str) -> Pod {
@@ -116,12 +118,47 @@ fn unified_hosts() {
 fn what_cannot_be_enforced_is_refused() {
     let mut small = hybrid();
     small.v1.remove("pids");
-    for (line, hierarchies) in
-        [("run a --pids 5", &small), ("run --pids 5 a", &small), ("run a", &Hierarchies::default())]
-    {
-        assert!(plan(&pod(line), hierarchies, RootForm::Tree).is_err(), "{line}");
+    for line in ["run a --pids 5", "run --pids 5 a"] {
+        assert!(plan(&pod(line), &small, RootForm::Tree).is_err(), "{line}");
     }
     assert!(plan(&pod("run a"), &small, RootForm::Tree).is_ok());
+}
+
+/// A unit that systemd did not give away.
+fn undelegated() -> Hierarchies {
+    let mut hierarchies = unified(false);
+    hierarchies.no_devices = Some("unit".to_owned());
+    hierarchies.v2.as_mut().unwrap().unit = Some("x.service".to_owned());
+    hierarchies
+}
+
+#[test]
+fn nothing_is_made_in_an_undelegated_unit() {
+    for form in [RootForm::Tree, RootForm::Block] {
+        assert_eq!(plan(&pod("run a --- b"), &undelegated(), form).unwrap(), Plan::default());
+        for line in ["run a --memory 1M", "run --cpu 1 a"] {
+            if form == RootForm::Tree || !line.contains("memory") {
+                let error = plan(&pod(line), &undelegated(), form).unwrap_err();
+                assert!(error.to_string().contains("x.service") && error.advice().unwrap().contains("Delegate=yes"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_process_in_a_subgroup_of_its_unit_stays_there() {
+    let mut hierarchies = unified(true);
+    hierarchies.v2.as_mut().unwrap().own = "/c/system.slice/x.service/init".into();
+    let expected = "/c/system.slice/x.service/pod-U[pids.max=5program10] | /c/system.slice/x.service/pod-U";
+    assert_eq!(shown("run a --pids 5", &hierarchies), expected);
+}
+
+#[test]
+fn without_a_device_cgroup_limits_hold() {
+    let mut hierarchies = hybrid();
+    hierarchies.no_devices = Some("a reason".to_owned());
+    assert_eq!(shown("run a --pids 5", &hierarchies), "/c/pids/pod/U.a[pids.max=5] | /c/pids/pod/U.a");
+    assert_eq!(plan(&pod("run a"), &hierarchies, RootForm::Tree).unwrap(), Plan::default());
 }
 
 #[test]

@@ -154,31 +154,31 @@ fn devices() -> Result<Value> {
     Ok(Value::Object(found))
 }
 
-/// Tries to make and to open device nodes: what the devices cgroup and the mount flags allow.
+/// Tries to make and to open device nodes, in each place where one could be made: what the device list and the flags of the mounts
+/// allow.
 fn mknods() -> Value {
     let nodes = [
         ("c 1:1 mem", SFlag::S_IFCHR, 1, 1),
         ("c 1:3 null", SFlag::S_IFCHR, 1, 3),
-        ("c 10:232 kvm", SFlag::S_IFCHR, 10, 232),
+        ("c 1:4 port", SFlag::S_IFCHR, 1, 4),
         ("c 1:11 kmsg", SFlag::S_IFCHR, 1, 11),
+        ("c 10:183 hwrng", SFlag::S_IFCHR, 10, 183),
+        ("c 10:232 kvm", SFlag::S_IFCHR, 10, 232),
         ("b 254:0 disk", SFlag::S_IFBLK, 254, 0),
         ("b 7:0 loop", SFlag::S_IFBLK, 7, 0),
     ];
     let mut found = Map::new();
     for (name, kind, major, minor) in nodes {
-        let path = Path::new("/dev/shm/probe-node");
-        let made = mknod(path, kind, Mode::from_bits_truncate(0o600), makedev(major, minor));
-        let elsewhere = Path::new("/probe-node");
-        let made_in_root = mknod(elsewhere, kind, Mode::from_bits_truncate(0o600), makedev(major, minor));
-        let opened = if made_in_root.is_ok() { open_word(elsewhere, true, false) } else { "absent".to_owned() };
-        for path in [path, elsewhere] {
+        let mut places = Map::new();
+        for place in ["/dev", "/", "/dev/shm", "/tmp"] {
+            let path = Path::new(place).join("probe-node");
+            let made = mknod(&path, kind, Mode::from_bits_truncate(0o600), makedev(major, minor));
+            let opened = if made.is_ok() { open_word(&path, true, false) } else { "absent".to_owned() };
             let _ = fs::remove_file(path); // Absent when mknod was refused.
+            let made = made.map_or_else(|errno| errno_name(errno as i32), |()| "ok".to_owned());
+            places.insert(place.to_owned(), json!({ "made": made, "open": opened }));
         }
-        let word = |result: nix::Result<()>| result.map_or_else(|errno| errno_name(errno as i32), |()| "ok".to_owned());
-        found.insert(
-            name.to_owned(),
-            json!({ "mknod-shm": word(made), "mknod-root": word(made_in_root), "open": opened }),
-        );
+        found.insert(name.to_owned(), Value::Object(places));
     }
     Value::Object(found)
 }

@@ -1,22 +1,27 @@
-//! The device allow-list of an app: the standard devices, and those the user gave it.
+//! Which devices an app may use, for a device cgroup of its own: the standard ones, and those of `pod.json`.
+//!
+//! stage0 writes the list into cgroups of the host, stage2 into those of a guest.
 
-use contract::pod::{Device, DeviceKind};
+pub mod program;
+
+use crate::pod::{Device, DeviceKind};
 
 /// One line of the list. `None` is any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) kind: DeviceKind,
-    pub(crate) major: Option<u32>,
-    pub(crate) minor: Option<u32>,
-    pub(crate) read: bool,
-    pub(crate) write: bool,
-    pub(crate) mknod: bool,
+#[allow(missing_docs)] // As in `pod::Device`.
+pub struct Rule {
+    pub kind: DeviceKind,
+    pub major: Option<u32>,
+    pub minor: Option<u32>,
+    pub read: bool,
+    pub write: bool,
+    pub mknod: bool,
 }
 
 /// null zero full random urandom tty ptmx and terminals of the pod. Any node may be made, because a node that cannot be
 /// opened is only a name; package managers make some. The host's console (5:1) is not among them: an app's /dev/console
 /// is a terminal of its own.
-pub(crate) const STANDARD: [Rule; 10] = [
+pub const STANDARD: [Rule; 10] = [
     Rule { kind: DeviceKind::Block, major: None, minor: None, read: false, write: false, mknod: true },
     Rule { kind: DeviceKind::Character, major: None, minor: None, read: false, write: false, mknod: true },
     character(1, Some(3)),
@@ -33,8 +38,13 @@ const fn character(major: u32, minor: Option<u32>) -> Rule {
     Rule { kind: DeviceKind::Character, major: Some(major), minor, read: true, write: true, mknod: true }
 }
 
-/// The rule for a device that the user gave.
-pub(crate) fn rule(device: &Device) -> Rule {
+/// The list of an app with these devices.
+pub fn list(devices: &[Device]) -> Vec<Rule> {
+    STANDARD.into_iter().chain(devices.iter().map(rule)).collect()
+}
+
+/// The rule for a device of `pod.json`.
+fn rule(device: &Device) -> Rule {
     Rule {
         kind: device.kind,
         major: Some(device.major),
@@ -47,7 +57,7 @@ pub(crate) fn rule(device: &Device) -> Rule {
 
 impl Rule {
     /// As the v1 devices controller reads and shows it.
-    pub(crate) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
         let kind = if self.kind == DeviceKind::Block { 'b' } else { 'c' };
         let mut access = String::new();
@@ -61,7 +71,7 @@ impl Rule {
 }
 
 /// Whether the kernel's list (`devices.list`) is exactly the standard one.
-pub(crate) fn is_standard(list: &str) -> bool {
+pub fn is_standard(list: &str) -> bool {
     let mut shown: Vec<&str> = list.lines().collect();
     let mut wanted: Vec<String> = STANDARD.iter().map(Rule::line).collect();
     shown.sort_unstable();
