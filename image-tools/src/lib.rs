@@ -22,6 +22,7 @@ pub mod name;
 pub mod native;
 pub mod obtain;
 pub mod oci;
+pub mod ownership;
 pub mod pipeline;
 pub mod progress;
 pub mod provenance;
