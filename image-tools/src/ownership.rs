@@ -98,31 +98,33 @@ pub fn check(path: &Path) -> Result<(), Exposed> {
     walk(path).map(|_| ())
 }
 
-/// As [`check`], for a file or directory that others may not read either.
+/// As [`check`], for a file or directory that others may not read either. Its own mode may let them if that of a directory
+/// on the way to it does not.
 ///
 /// # Errors
-/// As [`check`], and when the file itself can be read by others.
+/// As [`check`], and when others can read it.
 pub fn check_private(path: &Path) -> Result<(), Exposed> {
-    let Some(stat) = walk(path)? else { return Ok(()) };
-    let others = stat.st_mode & 0o007 != 0;
-    let group = stat.st_mode & 0o070 != 0 && stat.st_gid != 0;
-    if !others && !group {
+    let Some((stat, real)) = walk(path)? else { return Ok(()) };
+    // Bits that are of use for somebody else than root; below, only the search permission is one.
+    let gives = |stat: &Stat, bits: u32| stat.st_mode & (bits | if stat.st_gid == 0 { 0 } else { bits << 3 }) != 0;
+    if !gives(&stat, 0o007) {
         return Ok(());
+    }
+    for directory in real.ancestors().skip(1) {
+        if look(directory)?.is_none_or(|stat| !gives(&stat, 0o001)) {
+            return Ok(());
+        }
     }
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     Err(Exposed { path: path.to_owned(), fault: Fault::Readable { directory } })
 }
 
-/// As [`check`] for one entry of an open directory whose own path was checked before. `path` is for messages.
+/// As [`check`] for one entry of a directory that was checked before.
 ///
 /// # Errors
-/// An entry that others can change.
-pub fn check_entry(directory: impl AsFd, name: &str, path: &Path) -> Result<(), Exposed> {
-    match rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => judge(path, &stat, false),
-        Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(Exposed::unknown(path, &error.into())),
-    }
+/// An entry that others can change, or a link.
+pub fn check_entry(path: &Path) -> Result<(), Exposed> {
+    look(path)?.map_or(Ok(()), |stat| judge(path, &stat, false))
 }
 
 /// Judges an open file itself, whatever led to it.
@@ -134,8 +136,20 @@ pub fn check_file(file: impl AsFd, path: &Path) -> Result<(), Exposed> {
     judge(path, &stat, false)
 }
 
-/// Goes along the path. Returns what is at its end, if it is there.
-fn walk(path: &Path) -> Result<Option<Stat>, Exposed> {
+/// Judges the mode of one file alone, whoever owns it and wherever it is.
+///
+/// # Errors
+/// A file that others than its owner can change.
+pub fn check_mode(file: &Path) -> Result<(), Exposed> {
+    match rustix::fs::stat(file) {
+        Ok(stat) => judge_mode(file, &stat),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        Err(error) => Err(Exposed::unknown(file, &error.into())),
+    }
+}
+
+/// Goes along the path. Returns what is at its end and where that is without links, if it is there.
+fn walk(path: &Path) -> Result<Option<(Stat, PathBuf)>, Exposed> {
     let absolute = std::path::absolute(path).map_err(|error| Exposed::unknown(path, &error))?;
     let mut left: VecDeque<OsString> = parts(&absolute).collect();
     let mut at = PathBuf::from("/");
@@ -173,10 +187,9 @@ fn walk(path: &Path) -> Result<Option<Stat>, Exposed> {
             left.push_front(part);
         }
     }
-    if let Some(stat) = &stat {
-        judge(&at, stat, false)?;
-    }
-    Ok(stat)
+    let Some(stat) = stat else { return Ok(None) };
+    judge(&at, &stat, false)?;
+    Ok(Some((stat, at)))
 }
 
 fn parts(path: &Path) -> impl Iterator<Item = OsString> + '_ {
@@ -197,15 +210,17 @@ fn look(path: &Path) -> Result<Option<Stat>, Exposed> {
 
 /// `on_the_way`: more parts of the path follow, so that a sticky directory is good enough.
 fn judge(path: &Path, stat: &Stat, on_the_way: bool) -> Result<(), Exposed> {
+    if !owner_is_trusted(stat.st_uid) {
+        let fault = Fault::Owner { uid: stat.st_uid, others_write: stat.st_mode & OTHERS_WRITE != 0 };
+        return Err(Exposed { path: path.to_owned(), fault });
+    }
+    if on_the_way && stat.st_mode & STICKY != 0 { Ok(()) } else { judge_mode(path, stat) }
+}
+
+fn judge_mode(path: &Path, stat: &Stat) -> Result<(), Exposed> {
     let refuse = |fault| Err(Exposed { path: path.to_owned(), fault });
     let group = stat.st_mode & GROUP_WRITES != 0;
     let others = stat.st_mode & OTHERS_WRITE != 0;
-    if !owner_is_trusted(stat.st_uid) {
-        return refuse(Fault::Owner { uid: stat.st_uid, others_write: others });
-    }
-    if on_the_way && stat.st_mode & STICKY != 0 {
-        return Ok(());
-    }
     if others {
         return refuse(Fault::Everybody { group: group && stat.st_gid != 0 });
     }
@@ -344,12 +359,42 @@ mod tests {
         for (uid, gid, mode, private) in cases {
             fs::write(&file, "x").expect("written");
             set(&file, uid, gid, mode);
+            set(directory.path(), 0, 0, 0o755);
             let look = || if private { check_private(&file) } else { check(&file) };
             let hint = look().expect_err("exposed").hint().expect("advice");
             let command = hint.split('`').nth(1).expect("a command in backticks");
             let status = std::process::Command::new("sh").args(["-c", command]).status().expect("a shell");
             assert!(status.success(), "{command}");
             assert!(look().is_ok(), "{uid}:{gid} {mode:o}: {command}");
+        }
+    }
+
+    #[test]
+    fn private_is_what_others_cannot_reach_either() {
+        let Some(directory) = fresh() else { return };
+        let (inner, link) = (directory.path().join("inner"), directory.path().join("link"));
+        let file = inner.join("file");
+        fs::create_dir(&inner).expect("made");
+        fs::write(&file, "x").expect("written");
+        symlink("inner/file", &link).expect("linked");
+        // Mode of the outer and the inner directory, of the file, its group, and whether that is private.
+        let cases = [
+            (0o755, 0o755, 0o600, 1000, true),
+            (0o755, 0o755, 0o604, 0, false),
+            (0o755, 0o755, 0o640, 0, true),
+            (0o755, 0o755, 0o640, 1000, false),
+            (0o755, 0o700, 0o644, 0, true),
+            (0o700, 0o755, 0o644, 0, true),
+            (0o755, 0o744, 0o644, 0, true),
+        ];
+        for (outer, directory_mode, mode, gid, private) in cases {
+            set(directory.path(), 0, 0, outer);
+            set(&inner, 0, 0, directory_mode);
+            set(&file, 0, gid, mode);
+            for path in [&file, &link] {
+                let seen = check_private(path).is_ok();
+                assert_eq!(seen, private, "{} {outer:o} {directory_mode:o} {mode:o} {gid}", path.display());
+            }
         }
     }
 

@@ -33,6 +33,7 @@ pub use verify::Verified;
 use crate::config::{ConfigError, ImageConfig};
 use crate::digest::Digest;
 use crate::name::{ImageName, Version};
+use crate::ownership::{self, Exposed};
 use crate::provenance::Came;
 use crate::reference::IdPrefix;
 use crate::signature::Signature;
@@ -79,6 +80,9 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
+    /// Others than root can change the store, or look into it.
+    #[error("the image store is open to others")]
+    Exposed(#[source] Exposed),
     /// A layer was refused.
     #[error("layer {number}")]
     Layer {
@@ -183,10 +187,17 @@ const DIRECTORIES: [&str; 9] =
 impl Store {
     /// Opens the store in `root`, and makes it if it is not there.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        // Trees hold set-user-id programs of strangers, so nobody else may look inside either.
+        ownership::check_private(root).map_err(StoreError::Exposed)?;
         let path = root.join("v1.lock");
         let open = |flags| rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::from_raw_mode(0o600));
         let lock = match open(OFlags::empty()) {
-            Err(rustix::io::Errno::NOENT) => Self::make(root).and_then(|()| Ok(open(OFlags::CREATE)?)),
+            Err(rustix::io::Errno::NOENT) => {
+                let made = Self::make(root);
+                // In a directory such as `/tmp`, somebody else may have been faster.
+                ownership::check_private(root).map_err(StoreError::Exposed)?;
+                made.and_then(|()| Ok(open(OFlags::CREATE)?))
+            }
             result => result.map_err(io::Error::from),
         };
         let what = || format!("open the image store `{}`", root.display());
@@ -197,7 +208,7 @@ impl Store {
         Ok(Self { root, lock })
     }
 
-    /// Only root may look inside: trees hold set-user-id programs of strangers.
+    /// The directories, for root alone.
     fn make(root: &Path) -> io::Result<()> {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);

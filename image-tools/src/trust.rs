@@ -53,6 +53,9 @@ pub enum TrustError {
         #[source]
         source: std::io::Error,
     },
+    /// Others than root can change what decides.
+    #[error("trust rules are open to others")]
+    Exposed(#[from] crate::ownership::Exposed),
     /// A key that could not be read.
     #[error(transparent)]
     Key(#[from] crate::key::KeyError),

@@ -1,6 +1,7 @@
 //! A failure that knows its advice and its exit code. It travels inside `anyhow::Error`; only `main` prints it.
 
 use contract::exit;
+use image_tools::ownership::Exposed;
 use std::fmt;
 
 /// One sentence, maybe advice, and the exit code of the whole program.
@@ -95,8 +96,9 @@ pub(crate) fn report(command: Option<&str>, error: &anyhow::Error) -> (String, u
         } else {
             cause.downcast_ref::<Advice>().map(|advice| advice.hint.as_str())
         };
-        if let Some(hint) = hint {
-            text.push_str(&format!("hint: {}\n", crate::escape::escape(hint)));
+        let exposed = || cause.downcast_ref::<Exposed>().and_then(Exposed::hint);
+        if let Some(hint) = hint.map(str::to_owned).or_else(exposed) {
+            text.push_str(&format!("hint: {}\n", crate::escape::escape(&hint)));
             break;
         }
     }

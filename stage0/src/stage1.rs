@@ -12,6 +12,7 @@ use contract::name::PodUuid;
 use contract::pod::Pod;
 use contract::stage1::{FILE, GC_SECS_MAX, Stage1};
 use image_tools::obtain::Obtained;
+use image_tools::ownership;
 use rustix::io::fcntl_dupfd_cloexec;
 use std::fs::File;
 use std::io::Read;
@@ -95,11 +96,29 @@ pub(crate) fn at(path: &Path) -> Result<Located> {
 /// `None`: there is no such file. Links that lead to it are the administrator's; its programs lie beside the file itself. The path
 /// is absolute, because the working directory changes before a program is executed.
 fn on_host(file: &Path) -> Result<Option<Located>> {
+    refuse_exposed(file)?;
     let file = match std::fs::canonicalize(file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.with_context(|| format!("resolve `{}`", file.display()))?,
     };
     Ok(read(&file)?.map(|stage1| Located { stage1, file, image: None }))
+}
+
+/// The stage1 that a pod was made for. In the store, owners and modes of files are the image's affair.
+pub(crate) fn recorded(host: &Host) -> Result<Located> {
+    match (&host.stage1, &host.stage1_image) {
+        (None, _) => built_in("namespaces"),
+        (Some(file), None) => at(file),
+        (Some(file), Some(image)) => {
+            let stage1 = read(file)?.ok_or_else(|| missing(&file.display().to_string()))?;
+            Ok(Located { stage1, file: file.clone(), image: Some(image.clone()) })
+        }
+    }
+}
+
+/// Its programs run as root: whoever can change one of them, or where they are looked for, is root.
+fn refuse_exposed(file: &Path) -> Result<()> {
+    ownership::check(file).with_context(|| format!("stage1 `{}`", file.display()))
 }
 
 fn missing(text: &str) -> anyhow::Error {
@@ -181,9 +200,18 @@ impl Located {
         format!("stage1 `{}`", crate::escape::escape(&self.stage1.name))
     }
 
+    /// An entrypoint's program with its arguments.
+    fn program(&self, entrypoint: &[String]) -> Result<Command> {
+        let command = entrypoint::command(&self.file, entrypoint)?;
+        if self.image.is_none() {
+            refuse_exposed(Path::new(command.get_program()))?;
+        }
+        Ok(command)
+    }
+
     /// The program and the arguments of an entrypoint that is about a pod.
     fn command(&self, entrypoint: &[String], uuid: &PodUuid) -> Result<Command> {
-        let mut command = entrypoint::command(&self.file, entrypoint).with_context(|| self.shown())?;
+        let mut command = self.program(entrypoint).with_context(|| self.shown())?;
         command.arg(uuid.as_str());
         Ok(command)
     }
@@ -191,7 +219,7 @@ impl Located {
     /// What the stage1 says of this host, through its `check` entrypoint; that it says nothing useful is a line, too.
     pub(crate) fn check(&self) -> Vec<Line> {
         let Some(entrypoint) = &self.stage1.entrypoints.check else { return Vec::new() };
-        let answer = entrypoint::command(&self.file, entrypoint).and_then(|mut command| ask(&mut command));
+        let answer = self.program(entrypoint).and_then(|mut command| ask(&mut command));
         let feature = format!("stage1 {}", crate::escape::escape(&self.stage1.name));
         answer.unwrap_or_else(|error| vec![Line::new(feature, false, "", format!("it does not answer: {error:#}"))])
     }

@@ -1,7 +1,8 @@
 //! Who we are to a registry: our own `auth.d`, then the files and helpers that other container tools left.
 
-use super::settings::{json_files, read_json};
+use super::settings::{self, json_files, read_json};
 use super::{RegistryError, Settings};
+use crate::ownership::{self, Exposed};
 use base64::Engine as _;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -71,7 +72,9 @@ pub(super) fn find(
     settings: &Settings,
 ) -> Result<Option<Credentials>, RegistryError> {
     for directory in &settings.auth_directories {
+        settings::check("logins", directory)?;
         for file in json_files(directory)? {
+            ownership::check_private(&file).map_err(exposed)?;
             let own: OwnFile = read_json(&file)?;
             if own.registries.iter().any(|name| name == registry) {
                 let kind = Kind::Password { user: own.user, password: own.password };
@@ -80,6 +83,9 @@ pub(super) fn find(
         }
     }
     for file in auth_files() {
+        // It may be of any user, as `sudo` can keep `HOME`. But what others than its owner can write is nobody's login: it also
+        // names the program that is asked for one.
+        ownership::check_mode(&file).map_err(exposed)?;
         if file.exists()
             && let Some(found) = in_auth_file(&file, registry, repository)?
         {
@@ -87,6 +93,10 @@ pub(super) fn find(
         }
     }
     Ok(None)
+}
+
+fn exposed(source: Exposed) -> RegistryError {
+    RegistryError::Exposed { what: "logins", source }
 }
 
 /// Where container tools keep logins, the strongest first.
@@ -206,6 +216,49 @@ mod tests {
         assert_eq!(auth("h", "teams/x"), Some("YTpi"));
         assert_eq!(auth("docker.io", "library/redis"), Some("ZTpm"));
         assert_eq!(auth("i", "x"), None);
+    }
+
+    #[test]
+    fn logins_that_others_can_read_or_change_are_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("skip: giving files away needs root");
+        }
+        let root = tempfile::tempdir().expect("tempdir");
+        let directory = root.path().join("auth.d");
+        std::fs::create_dir(&directory).expect("mkdir");
+        let file = directory.join("a.json");
+        std::fs::write(&file, r#"{"registries":["h"],"user":"u","password":"p"}"#).expect("write");
+        let settings = Settings { auth_directories: vec![directory.clone()], ..Settings::default() };
+        let set = |path: &Path, uid, gid, mode| {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("root may");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("root may");
+        };
+        set(root.path(), 0, 0, 0o755);
+        // Owner, group and mode of the directory and of the file, and what is said.
+        let cases = [
+            ((0, 0, 0o755), (0, 0, 0o600), None),
+            ((0, 0, 0o755), (0, 0, 0o640), None),
+            ((0, 0, 0o700), (0, 0, 0o644), None),
+            ((0, 0, 0o755), (0, 0, 0o644), Some("others may read")),
+            ((0, 0, 0o755), (0, 1000, 0o640), Some("others may read")),
+            ((0, 0, 0o755), (0, 1000, 0o620), Some("group 1000 may write")),
+            ((0, 0, 0o755), (1000, 0, 0o600), Some("belongs to user 1000")),
+            ((0, 0, 0o757), (0, 0, 0o600), Some("everybody may write")),
+            ((1000, 0, 0o755), (0, 0, 0o600), Some("belongs to user 1000")),
+        ];
+        for ((uid, gid, mode), (file_uid, file_gid, file_mode), says) in cases {
+            set(&directory, uid, gid, mode);
+            set(&file, file_uid, file_gid, file_mode);
+            let found = find("h", "x", &settings);
+            match (says, &found) {
+                (None, Ok(Some(_))) => {}
+                (Some(says), Err(error @ RegistryError::Exposed { source, .. })) => {
+                    assert!(source.to_string().contains(says) && error.hint().is_some(), "{source}: {says}");
+                }
+                _ => panic!("{mode:o} {file_mode:o}: {says:?}, {:?}", found.map(|found| found.is_some())),
+            }
+        }
     }
 
     #[test]

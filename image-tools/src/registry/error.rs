@@ -94,6 +94,14 @@ pub enum RegistryError {
         /// Why.
         reason: String,
     },
+    /// A settings or credentials file that others can change, or credentials that they can read.
+    #[error("{what} are open to others")]
+    Exposed {
+        /// Settings, credentials, certificates.
+        what: &'static str,
+        /// Which file, and why.
+        source: crate::ownership::Exposed,
+    },
     /// A local file could not be read or written.
     #[error("{what}")]
     Local {
@@ -114,6 +122,7 @@ impl RegistryError {
             Self::Tls { host, .. } => Some(format!(
                 "name the CA in `registries.d/` (`\"registry\": \"{host}\", \"ca\": FILE`), or use --insecure-options=tls for one run"
             )),
+            Self::Exposed { source, .. } => source.hint(),
             Self::Platform { .. } => Some("choose another with --arch".into()),
             _ => None,
         }

@@ -1,6 +1,7 @@
 //! What an administrator says of registries: `registries.d/*.json`.
 
 use super::RegistryError;
+use crate::ownership;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,10 @@ impl Settings {
     pub fn load(directories: &[&Path]) -> Result<Self, RegistryError> {
         let mut settings = Self::default();
         for directory in directories {
-            for file in json_files(&directory.join("registries.d"))? {
+            let directory_of_rules = directory.join("registries.d");
+            check("registry settings", &directory_of_rules)?;
+            for file in json_files(&directory_of_rules)? {
+                check("registry settings", &file)?;
                 settings.rules.push(read_json(&file)?);
             }
             settings.auth_directories.push(directory.join("auth.d"));
@@ -68,6 +72,11 @@ impl Settings {
     pub(super) fn rule(&self, registry: &str) -> Option<&RegistryRule> {
         self.rules.iter().find(|rule| rule.registry == registry)
     }
+}
+
+/// Refuses what others can change: it decides whom we ask, and whom we believe.
+pub(super) fn check(what: &'static str, path: &Path) -> Result<(), RegistryError> {
+    ownership::check(path).map_err(|source| RegistryError::Exposed { what, source })
 }
 
 /// The `.json` files of a directory in the order of their names; none if it is not there.

@@ -24,6 +24,7 @@ pub(super) fn own_roots(registry: &str, settings: &Settings) -> Result<Vec<Certi
     }
     let mut roots = Vec::new();
     for file in files {
+        super::settings::check("certificates", &file)?;
         let pem = std::fs::read(&file)
             .map_err(|source| RegistryError::Local { what: format!("read the CA `{}`", file.display()), source })?;
         let before = roots.len();

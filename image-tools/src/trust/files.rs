@@ -1,10 +1,14 @@
 //! Rule files on disk: `trust.d` of the vendor and of the administrator, and the keys revoked in either.
 
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::key::{KeyId, PublicKey};
+use crate::ownership::{self, Exposed};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::rule::{RULE_BYTES_MAX, RuleKey, TrustedKey};
 use super::{Prefix, Rule, TrustError};
@@ -26,6 +30,8 @@ pub struct TrustDirs {
     system: PathBuf,
     local: PathBuf,
     built_in: Vec<(Prefix, Rule)>,
+    /// Set once the directories were found to be in the hands of root alone.
+    checked: OnceLock<()>,
 }
 
 /// A rule and where it was found.
@@ -55,7 +61,12 @@ impl TrustDirs {
     /// `trust.d` in the vendor's and in the administrator's configuration directory.
     #[must_use]
     pub fn new(system_config: &Path, local_config: &Path) -> Self {
-        Self { system: system_config.join("trust.d"), local: local_config.join("trust.d"), built_in: Vec::new() }
+        Self {
+            system: system_config.join("trust.d"),
+            local: local_config.join("trust.d"),
+            built_in: Vec::new(),
+            checked: OnceLock::new(),
+        }
     }
 
     /// Adds a key that is trusted for exactly one name, as if the vendor had said so; the administrator can mask it.
@@ -88,6 +99,20 @@ impl TrustDirs {
         }
     }
 
+    /// Whoever can change a rule, add one or take a revocation away decides what runs as root. Asked once, before the first
+    /// file is read.
+    fn check(&self) -> Result<(), Exposed> {
+        if self.checked.get().is_some() {
+            return Ok(());
+        }
+        for directory in [&self.local, &self.system] {
+            ownership::check(directory)?;
+            ownership::check_entry(&directory.join(REVOKED))?;
+        }
+        let _ = self.checked.set(()); // Another thread may have come to the same.
+        Ok(())
+    }
+
     /// The administrator's rule file for a prefix.
     pub(crate) fn local_file(&self, prefix: &Prefix) -> PathBuf {
         self.local.join(prefix.file_name())
@@ -95,6 +120,7 @@ impl TrustDirs {
 
     /// The rule in force for exactly this prefix, if any.
     pub(crate) fn rule(&self, prefix: &Prefix) -> Result<Option<Found>, TrustError> {
+        self.check()?;
         for level in [Level::Local, Level::System] {
             let path = self.directory(level).expect("both have one").join(prefix.file_name());
             match read_rule(&path)? {
@@ -111,6 +137,7 @@ impl TrustDirs {
 
     /// All rule files and built-in rules, masked ones included, the administrator's first.
     pub(crate) fn all(&self) -> Result<Vec<RuleFile>, TrustError> {
+        self.check()?;
         let mut all = Vec::new();
         for level in [Level::Local, Level::System] {
             let directory = self.directory(level).expect("both have one");
@@ -144,6 +171,7 @@ impl TrustDirs {
 
     /// Why a key is revoked, if it is. Either directory is enough, and so is an empty file.
     pub(crate) fn revoked(&self, key: KeyId) -> Result<Option<String>, TrustError> {
+        self.check()?;
         for directory in [&self.local, &self.system] {
             let path = directory.join(REVOKED).join(key.to_string());
             if let Some(text) = read(&path)? {
@@ -161,7 +189,7 @@ impl TrustDirs {
 /// The directory of revoked keys, beside the rules.
 const REVOKED: &str = "revoked";
 
-/// Reads a rule file. A file that everybody may write is refused: whoever can change it decides what runs as root.
+/// Reads a rule file of a directory that was checked.
 pub(crate) fn read_rule(path: &Path) -> Result<FileState, TrustError> {
     let Some(text) = read(path)? else { return Ok(FileState::Absent) };
     if text.is_empty() {
@@ -172,14 +200,17 @@ pub(crate) fn read_rule(path: &Path) -> Result<FileState, TrustError> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, TrustError> {
-    let mut file = match rustix::fs::open(
-        path,
-        // A FIFO here must not hang the start of a pod.
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK,
-        rustix::fs::Mode::empty(),
-    ) {
+    // A FIFO here must not hang the start of a pod.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let open = |flags| rustix::fs::open(path, flags, Mode::empty());
+    let opened = match open(flags | OFlags::NOFOLLOW) {
+        // A link of the administrator's, into a directory that was not looked at yet.
+        Err(Errno::LOOP) => ownership::check(path).map_err(TrustError::from).map(|()| open(flags))?,
+        opened => opened,
+    };
+    let mut file = match opened {
         Ok(file) => std::fs::File::from(file),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(errno) => return Err(io_error("open", path, errno.into())),
     };
     let refused = |reason: &str| TrustError::Rule { path: path.display().to_string(), reason: reason.to_owned() };
@@ -187,9 +218,7 @@ fn read(path: &Path) -> Result<Option<String>, TrustError> {
     if !metadata.is_file() {
         return Err(refused("not a regular file"));
     }
-    if metadata.mode() & 0o002 != 0 {
-        return Err(refused("everybody may write it"));
-    }
+    ownership::check_file(&file, path)?;
     if metadata.len() > RULE_BYTES_MAX {
         return Err(refused("too large"));
     }

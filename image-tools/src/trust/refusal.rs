@@ -313,6 +313,9 @@ impl Refusal {
                 format!("have more keys of `pod trust show {}` sign it with `image-tools sign`, or {once}", rule.prefix)
             }
             Reason::Malformed(_) => format!("get the image again from its publisher, or {once}"),
+            Reason::Rules(TrustError::Exposed(exposed)) if exposed.hint().is_some() => {
+                exposed.hint().unwrap_or_default()
+            }
             Reason::Rules(_) => "`pod trust list` shows all rules and names the files".to_owned(),
         }
     }

@@ -375,7 +375,7 @@ fn writable_and_odd_rule_files_are_refused() {
     bench.trust("a", &key);
     let path = bench.local("a.json");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("chmod");
-    says(&bench.refusal(&subject("a"), &[]), &["everybody may write it"]);
+    says(&bench.refusal(&subject("a"), &[]), &["trust rules are open to others"]);
     std::fs::remove_file(&path).expect("remove");
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).expect("fifo");
     says(&bench.refusal(&subject("a"), &[]), &["not a regular file"]);

@@ -31,8 +31,8 @@ const FORWARDED: [Signal; 6] =
 /// A stage1 that does not declare `exec` is not asked. One that was uninstalled while its pod runs is: it is the supervisor that
 /// answers.
 fn refuse_without_exec(pod: &PodDir) -> Result<()> {
-    let Some(Host { stage1: Some(file), .. }) = pod.read(HOST)? else { return Ok(()) };
-    match stage1::at(&file) {
+    let Some(host @ Host { stage1: Some(_), .. }) = pod.read(HOST)? else { return Ok(()) };
+    match stage1::recorded(&host) {
         Ok(located) if !located.stage1.features.contains(&Feature::Exec) => {
             let needs = Feature::Exec.name();
             Err(Failure::new(format!("{} cannot do what this command needs: {needs}", located.shown())).into())

@@ -71,7 +71,7 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     if pod.apps.iter().any(|app| app.stdio == Stdio::Tty) && !std::io::stdin().is_terminal() {
         return Err(Failure::new("the pod was prepared for a terminal, and the standard input is none").into());
     }
-    let stage1 = host.stage1.as_deref().map_or_else(|| stage1::built_in("namespaces"), stage1::at)?;
+    let stage1 = stage1::recorded(&host)?;
     stage1.refuse_unknown_needs(&pod)?;
     say_what_is_waived(&stage1, &pod);
     verify_again(globals, &pod, &host)?;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use contract::dir::{Phase, State};
 use contract::name::PodUuid;
+use image_tools::ownership;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -38,24 +39,37 @@ impl Pods {
     pub(crate) fn open(data: &Path) -> Result<Self> {
         let data = std::path::absolute(data).with_context(|| format!("resolve `{}`", data.display()))?;
         let path = data.join("pods");
+        ownership::check(&path).context("pods")?;
         // The directory itself says little: who makes it may just be making the phases, or was killed at it.
         let last = path.join(LAST_MADE.directory());
         if statat(CWD, last, AtFlags::SYMLINK_NOFOLLOW).is_err_and(|error| error == Errno::NOENT) {
             make_phases(&path).with_context(|| format!("make `{}`", path.display()))?;
+            // In a directory such as `/tmp`, somebody else may have been faster.
+            ownership::check(&path).context("pods")?;
         }
         let fd = openat(CWD, &path, DIRECTORY, Mode::empty()).with_context(|| format!("open `{}`", path.display()))?;
-        Ok(Self { fd, data })
+        Self { fd, data }.checked()
     }
 
     /// Opens `$DATA/pods` for reading about pods; `None` if there never was one.
     pub(crate) fn open_existing(data: &Path) -> Result<Option<Self>> {
         let data = std::path::absolute(data).with_context(|| format!("resolve `{}`", data.display()))?;
         let path = data.join("pods");
+        ownership::check(&path).context("pods")?;
         match openat(CWD, &path, DIRECTORY, Mode::empty()) {
-            Ok(fd) => Ok(Some(Self { fd, data })),
+            Ok(fd) => Self { fd, data }.checked().map(Some),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("open `{}`", path.display())),
         }
+    }
+
+    /// What lies beside and below `pods` decides about pods as much: names, leases, phases. A pod's directory itself is 0700.
+    fn checked(self) -> Result<Self> {
+        let phases = Phase::ALL.map(|phase| self.data.join("pods").join(phase.directory()));
+        for path in ["ids", "names"].map(|name| self.data.join(name)).iter().chain(&phases) {
+            ownership::check_entry(path).context("pods")?;
+        }
+        Ok(self)
     }
 
     /// `$DATA`

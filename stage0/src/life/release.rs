@@ -82,7 +82,7 @@ fn collect_stage1(pods: &Pods, pod: &PodDir, host: &Host) -> Result<()> {
             format!("stage1 `{}` is gone, and only its `gc` can release what it left of the pod", file.display());
         return Err(Failure::new(text).hint("install it again at that place").into());
     }
-    crate::stage1::at(file)?.collect(pod.fd(), &pods.path(pod.phase, &pod.uuid), &pod.uuid)
+    crate::stage1::recorded(host)?.collect(pod.fd(), &pods.path(pod.phase, &pod.uuid), &pod.uuid)
 }
 
 /// Frees the pod's name, which is in `pod.json`.

@@ -20,6 +20,7 @@ mod machines;
 mod masks;
 mod network;
 mod outcome;
+mod ownership;
 mod several;
 mod stages;
 mod stopping;
