@@ -400,3 +400,15 @@ stage_test!(tracing_the_first_process_takes_sys_ptrace, |t| {
     seize("--user=alice").assert_exit(0).assert_stdout("EPERM");
     seize("--cap-add=SYS_PTRACE").assert_exit(0).assert_stdout("ok");
 });
+
+// A session keyring is inherited by fork(2) and execve(2), whatever namespaces are made; the caller's may hold its secrets.
+stage_test!(the_callers_keyring_is_not_the_apps, |t| {
+    let callers = Outcome::of(t.program("probe").arg("process-keyring"));
+    let callers: i64 = callers.assert_exit(0).stdout.trim().parse().expect("this kernel has keyrings");
+    // The filter does not allow the question.
+    let pod = t.pod().app("a", "process-keyring then process-sleep 60").with("--seccomp=unconfined").start();
+    let exec = pod.exec("a", &["/probe", "process-keyring"]);
+    assert_ne!(exec.assert_exit(0).stdout.trim(), callers.to_string());
+    let pod = t.pod().app("a", "process-keyring").with("--seccomp=unconfined").run();
+    assert_ne!(pod.assert_exit(0).stdout.trim(), callers.to_string());
+});

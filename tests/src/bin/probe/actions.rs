@@ -166,6 +166,10 @@ fn process(words: &[&str]) -> Result<Option<u8>> {
             std::mem::forget(memory);
         }
         ["process-fork", count] => println!("forked {}", fork_sleepers(count.parse()?)?),
+        ["process-keyring"] => {
+            let number = sys::session_keyring();
+            println!("{}", number.map_or_else(crate::syscalls::errno_name, |number| number.to_string()));
+        }
         ["process-seize", pid] => {
             let pid = Pid::from_raw(pid.parse()?);
             let seized = nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty());

@@ -67,6 +67,11 @@ pub(crate) fn attempt(number: i64, arguments: [usize; 6]) -> io::Result<Verdict>
     })
 }
 
+/// The number of this process's session keyring, or the errno of keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING).
+pub(crate) fn session_keyring() -> Result<i64, i32> {
+    raw(libc::SYS_keyctl, [0, usize::MAX - 2, 0, 0, 0, 0])
+}
+
 /// Gives a signal its default action back.
 pub(crate) fn default_action(signal: Signal) -> io::Result<()> {
     // SAFETY: SIG_DFL is no function of ours, so nothing of this program runs in a signal handler.
