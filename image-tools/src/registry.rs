@@ -70,6 +70,12 @@ impl Repository {
         &self.name
     }
 
+    /// What it is called at its mirrors.
+    pub fn mirrors(&self) -> impl Iterator<Item = ImageName> {
+        let (_, mirrors) = self.endpoints.split_last().expect("`endpoint::of` ends with the registry itself");
+        mirrors.iter().filter_map(|mirror| ImageName::parse(&format!("{}/{}", mirror.registry, mirror.repository)).ok())
+    }
+
     /// Its own registry, which is the last of the endpoints.
     fn origin(&self) -> &Endpoint {
         self.endpoints.last().expect("`endpoint::of` ends with the registry itself")

@@ -7,12 +7,15 @@
 use super::{Images, Insecure, ObtainError};
 use crate::config::{App, ImageConfig, Port, Protocol};
 use crate::digest::Digest;
-use crate::name::Version;
+use crate::name::{ImageName, Version};
 use crate::oci::{self, Descriptor, Index, Manifest, Platform};
 use crate::reference::NameReference;
 use crate::registry::{NATIVE_TYPE, Registry, RegistryError, Repository};
+use crate::signature::Signature;
 use crate::source::parse_native;
+use crate::statement::Statement;
 use crate::store::StoredImage;
+use crate::trust::decide::same_name;
 use oci_spec::image as spec;
 use std::fs::File;
 use std::io::Cursor;
@@ -50,6 +53,33 @@ impl Images {
         let tag = to.version.as_ref().or(image.version.as_ref()).unwrap_or(&latest);
         repository.push_manifest(tag.as_str(), oci::INDEX, &index)?;
         Ok(Digest::of(&index))
+    }
+
+    /// Whether `pod` will take the image at that place as what it is called there: it calls itself so, a signature calls it so,
+    /// or the place is a mirror of its own registry. Other tools do not ask.
+    ///
+    /// # Errors
+    /// Settings of registries that cannot be read.
+    pub fn is_known_as(&self, image: &StoredImage, to: &NameReference) -> Result<bool, ObtainError> {
+        let tag = to.version.as_ref().filter(|tag| **tag != Version::latest());
+        let answers = |name: &ImageName, version: Option<&Version>| {
+            same_name(name, &to.name) && (tag.is_none() || tag == version)
+        };
+        if answers(&image.name, image.version.as_ref()) {
+            return Ok(true);
+        }
+        // What a statement says is not verified here; whoever fetches the image does that.
+        let statements = image.signatures.iter().filter_map(|signature| match signature {
+            Signature::Pod { statement, .. } => Statement::parse(statement.as_bytes()).ok(),
+            _ => None,
+        });
+        let mut subjects = statements.map(|statement| statement.subject);
+        if subjects.any(|signed| answers(&signed.name, signed.version.as_ref())) {
+            return Ok(true);
+        }
+        let registry = Registry::new(self.registry_settings(Insecure::default())?)?;
+        let here = |place: &ImageName| same_name(place, &to.name) && (tag.is_none() || tag == image.version.as_ref());
+        Ok(registry.repository(&crate::cosign::canonical_name(&image.name))?.mirrors().any(|place| here(&place)))
     }
 
     /// Signatures that are about the native manifest; those of the image it was converted from say nothing about it.
@@ -164,7 +194,7 @@ mod tests {
             "rootfs": {"type": "layers", "diff_ids": []},
         });
         let (description, _) = docker_config::parse(text.to_string().as_bytes()).expect("a good configuration");
-        let config = describe(description, crate::name::ImageName::parse("a").expect("name"), None, &[]);
+        let config = describe(description, ImageName::parse("a").expect("name"), None, &[]);
         assert_eq!(oci_config(&config), oci_config(&config.clone()));
     }
 
@@ -181,7 +211,7 @@ mod tests {
         });
         let parse = |bytes: &[u8]| docker_config::parse(bytes).expect("a good configuration");
         let (description, diff_ids) = parse(text.to_string().as_bytes());
-        let name = crate::name::ImageName::parse("a").expect("name");
+        let name = ImageName::parse("a").expect("name");
         let config = describe(description.clone(), name, None, &diff_ids);
         assert_eq!(parse(&oci_config(&config)), (description, diff_ids));
     }

@@ -30,7 +30,9 @@ pub(crate) enum Image {
     #[command(after_help = "Example:\n  pod image verify example.com/app:1.2")]
     Verify(Images),
     /// Send an image and its signatures to a registry, where other tools can run it too
-    #[command(after_help = "Example:\n  pod image push example.com/app docker://registry.example.com/team/app:1.0")]
+    #[command(
+        after_help = "Example:\n  pod image push registry.example.com/team/app:1.0 docker://registry.example.com/team/app:1.0"
+    )]
     Push(ImagePush),
 }
 

@@ -7,7 +7,8 @@ use crate::failure::Failure;
 use crate::{images, output};
 use anyhow::{Context, Result};
 use image_tools::obtain::{Insecure, Trust};
-use image_tools::reference::{Reference, Source};
+use image_tools::reference::{NameReference, Reference, Source};
+use image_tools::store::StoredImage;
 
 /// Checks content and signatures of images; says for each which rule and which keys let it run.
 pub(crate) fn verify(globals: &Globals, arguments: &Images) -> Result<()> {
@@ -49,11 +50,25 @@ pub(crate) fn push(globals: &Globals, arguments: &ImagePush) -> Result<()> {
             return Err(failure.hint("write `docker://registry.example.com/team/app:1.0`").into());
         }
     };
+    let known = store.is_known_as(&image, &to).map_err(images::failure)?;
     let insecure = globals.insecure();
     let insecure = Insecure { image: insecure.image, tls: insecure.tls, http: insecure.http };
     let digest = store
         .push(&image, &to, insecure)
         .map_err(images::failure)
         .with_context(|| format!("push to `{}`", crate::escape::escape(&arguments.to)))?;
+    if !known {
+        warn_of_other_name(&image, &to);
+    }
     output::print(&format!("{digest}\n"))
+}
+
+/// Other tools take an image under any name; `pod` asks what it calls itself, and what its signatures call it.
+fn warn_of_other_name(image: &StoredImage, to: &NameReference) {
+    let version = image.version.as_ref().map_or_else(String::new, |version| format!(":{version}"));
+    let own = format!("{}{version}", image.name);
+    output::notice(&format!("pod: `{to}` is called `{own}` by itself, so `pod` takes it there by its digest only"));
+    output::notice(&format!(
+        "hint: sign it under that name, too, with `image-tools sign --key KEY.key --name {to} FILE.pod`, and fetch and push FILE.pod"
+    ));
 }
