@@ -154,6 +154,7 @@ fn table(entry: &Entry) -> String {
         (entry.inherit, "inherits"),
         (entry.exact, "this name only"),
         (entry.audit, "only reports"),
+        (entry.tags, "tags are signed"),
     ];
     words.extend(flags.into_iter().filter(|(set, _)| *set).map(|(_, word)| word.to_owned()));
     words.extend(entry.signed_as.as_ref().map(|name| format!("signed as {name}")));
@@ -167,6 +168,9 @@ fn table(entry: &Entry) -> String {
         }
         if key.revoked {
             line.push_str(" revoked");
+        }
+        if key.scheme != Scheme::Minisign.as_str() {
+            line.push_str(" (signatures without a time: older images are not refused)");
         }
         if let Some(comment) = &key.comment {
             line.push_str(&format!(" ({})", escape(comment)));
