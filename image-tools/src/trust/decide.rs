@@ -208,4 +208,6 @@ fn refusal(case: &Case<'_>, judged: &Judged<'_>, reason: Reason) -> Refusal {
 }
 
 #[cfg(test)]
+mod property;
+#[cfg(test)]
 mod tests;
