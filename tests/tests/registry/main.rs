@@ -3,8 +3,10 @@
 //!
 //! A judgement falls before a stage1 is chosen, so what is refused is tested once; what runs is tested on every stage1.
 
+mod asked;
 #[path = "../../../image-tools/tests/registry/certificates.rs"]
 mod certificates;
+mod downgrade;
 mod forged;
 mod full_disk;
 mod machines;
