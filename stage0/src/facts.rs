@@ -3,6 +3,7 @@
 use crate::arguments::PodArguments;
 use crate::failure::Failure;
 use crate::lsm::Apparmor;
+use crate::lsm::selinux::Selinux;
 use crate::pod_json::{DeviceNode, Facts, environment};
 use crate::values::volume::VolumeFlag;
 use anyhow::{Context, Result};
@@ -54,6 +55,7 @@ pub(crate) fn gather(arguments: &PodArguments) -> Result<Facts> {
         facts.hosts = optional_text(Path::new("/etc/hosts"))?;
     }
     facts.apparmor = Apparmor::look();
+    facts.selinux = Selinux::look();
     facts.missing_capabilities = missing_capabilities();
     Ok(facts)
 }

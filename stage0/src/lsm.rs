@@ -1,5 +1,7 @@
 //! What Linux security modules this host runs, as far as apps can be confined by them. It only looks.
 
+pub(crate) mod selinux;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;

@@ -4,13 +4,13 @@
 //! the host's, made private first), before anything of the pod runs. Nothing here runs inside the pod, and no path of
 //! an app's root is resolved here: images are only stacked, stage2 looks into them.
 
-use crate::overlay;
+use crate::overlay::{self, Stack};
 use crate::plan::{Area, Operation, SKELETON};
 use crate::report::Advised;
 use crate::sys::{self, MountAttributes};
 use anyhow::{Context, Result};
 use contract::pod::DeviceKind;
-use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawMode};
+use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawMode, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -62,11 +62,14 @@ impl Site {
             Operation::Writable { at, path, like } => self
                 .writable(*at, path, like)
                 .with_context(|| format!("make the writable layer in `{}`", path.display())),
-            Operation::Overlay { layers, at, writable, target } => {
-                let mount = overlay::mount(self, layers, *at, writable)
+            Operation::Overlay { layers, at, writable, target, context } => {
+                let mount = overlay::mount(self, &Stack { layers, at: *at, writable, context: context.as_deref() })
                     .with_context(|| format!("stack the layers of `/{}`", target.display()))?;
                 attach(mount.as_fd(), self.root.as_fd(), target)
                     .with_context(|| format!("mount `/{}`", target.display()))
+            }
+            Operation::Context { path, context } => {
+                set_context(path, context).with_context(|| format!("label directory `{}`", path.display()))
             }
             Operation::Bind { source, target, read_only, recursive } => self
                 .bind(source, target, *read_only, *recursive)
@@ -237,6 +240,15 @@ fn directory(path: &Path, mode: u32, owner: (u32, u32)) -> rustix::io::Result<()
         give(rustix::fs::CWD, path, mode, owner)?;
     }
     Ok(())
+}
+
+/// On a file system without labels of its own, one label holds for all files, and the administrator has chosen it.
+fn set_context(path: &Path, context: &str) -> Result<()> {
+    let value = std::ffi::CString::new(context)?;
+    match rustix::fs::lsetxattr(path, c"security.selinux", value.as_bytes_with_nul(), XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// The umask is 0 here, so the mode is exact; a directory that stage0 made already is kept.

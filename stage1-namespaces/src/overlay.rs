@@ -18,17 +18,31 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// `layers`, lowest first, under the writable layer in `writable` of `at`. Leaves the pod directory as current directory.
-pub(crate) fn mount(site: &mut Site, layers: &[PathBuf], at: Area, writable: &Path) -> Result<OwnedFd> {
+/// The root of an app.
+#[derive(Clone, Copy)]
+pub(crate) struct Stack<'a> {
+    /// Lowest first.
+    pub(crate) layers: &'a [PathBuf],
+    /// Where the writable layer is.
+    pub(crate) at: Area,
+    /// The writable layer.
+    pub(crate) writable: &'a Path,
+    /// SELinux context of all files in it, whatever the layers' own are.
+    pub(crate) context: Option<&'a str>,
+}
+
+/// Mounts it. Leaves the pod directory as current directory.
+pub(crate) fn mount(site: &mut Site, wanted: &Stack<'_>) -> Result<OwnedFd> {
     let mapped;
     let layers = if site.users.is_some() {
-        mapped = map(site, layers)?;
+        mapped = map(site, wanted.layers)?;
         mapped.as_slice()
     } else {
-        layers
+        wanted.layers
     };
-    let mount = match stack(site, layers, at, writable) {
-        Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::INVAL) => named(site, layers, at, writable),
+    let wanted = Stack { layers, ..*wanted };
+    let mount = match stack(site, wanted) {
+        Err(error) if error.downcast_ref::<Errno>() == Some(&Errno::INVAL) => named(site, wanted),
         result => result,
     };
     rustix::process::fchdir(&site.pod_directory).context("return to the pod directory")?;
@@ -36,7 +50,7 @@ pub(crate) fn mount(site: &mut Site, layers: &[PathBuf], at: Area, writable: &Pa
 }
 
 /// One `lowerdir+` for each layer, highest first.
-fn stack(site: &Site, layers: &[PathBuf], at: Area, writable: &Path) -> Result<OwnedFd> {
+fn stack(site: &Site, Stack { layers, at, writable, context: label }: Stack<'_>) -> Result<OwnedFd> {
     let context = open()?;
     let run = || -> Result<()> {
         for layer in layers.iter().rev() {
@@ -51,14 +65,14 @@ fn stack(site: &Site, layers: &[PathBuf], at: Area, writable: &Path) -> Result<O
         rustix::process::chdir(writable)?;
         rustix::mount::fsconfig_set_string(&context, "upperdir", dir::UPPER)?;
         rustix::mount::fsconfig_set_string(&context, "workdir", dir::WORK)?;
-        finish(context.as_fd())
+        finish(context.as_fd(), label)
     };
     run().map_err(|error| explain(error, context.as_fd()))?;
     detached(context.as_fd())
 }
 
 /// All layers in one string, for kernels without `lowerdir+`.
-fn named(site: &mut Site, layers: &[PathBuf], at: Area, writable: &Path) -> Result<OwnedFd> {
+fn named(site: &mut Site, Stack { layers, at, writable, context: label }: Stack<'_>) -> Result<OwnedFd> {
     let mut names = Vec::with_capacity(layers.len());
     for layer in layers {
         names.push(if layer.is_absolute() { name(site, layer)? } else { layer.clone() });
@@ -86,7 +100,7 @@ fn named(site: &mut Site, layers: &[PathBuf], at: Area, writable: &Path) -> Resu
         let writable = relative(&writable);
         rustix::mount::fsconfig_set_string(&context, "upperdir", writable.join(dir::UPPER))?;
         rustix::mount::fsconfig_set_string(&context, "workdir", writable.join(dir::WORK))?;
-        finish(context.as_fd())
+        finish(context.as_fd(), label)
     };
     run().map_err(|error| explain(error, context.as_fd()))?;
     detached(context.as_fd())
@@ -96,7 +110,10 @@ fn open() -> Result<OwnedFd> {
     rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).context("open the file system `overlay`")
 }
 
-fn finish(context: BorrowedFd<'_>) -> Result<()> {
+fn finish(context: BorrowedFd<'_>, label: Option<&str>) -> Result<()> {
+    if let Some(label) = label {
+        rustix::mount::fsconfig_set_string(context, "context", label).with_context(|| format!("label it `{label}`"))?;
+    }
     // Layers are hostile: redirects and metadata-only copies in them could point across layers.
     rustix::mount::fsconfig_set_string(context, "redirect_dir", "nofollow")?;
     rustix::mount::fsconfig_set_string(context, "metacopy", "off")?;

@@ -4,7 +4,7 @@
 //! Two directories are meant by relative paths: the *pod directory* on the host (`apps/NAME/upper` …) and the *pod root*,
 //! the small tmpfs that becomes stage2's root directory.
 
-use contract::pod::{App, Device, DeviceKind, IdRange, Ipc, Network, Pod, Volume, VolumeSource};
+use contract::pod::{App, Device, DeviceKind, IdRange, Ipc, Label, Network, Pod, Volume, VolumeSource};
 use contract::{dir, stage2};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,9 @@ pub(crate) enum Operation {
     /// What stage2 looks for in every app's root, empty, as a layer below all others; see [`SKELETON`].
     Skeleton,
     /// Layers, lowest first, under the writable layer made before and above the skeleton.
-    Overlay { layers: Vec<PathBuf>, at: Area, writable: PathBuf, target: PathBuf },
+    Overlay { layers: Vec<PathBuf>, at: Area, writable: PathBuf, target: PathBuf, context: Option<String> },
+    /// The SELinux context of a directory in the pod directory.
+    Context { path: PathBuf, context: String },
     /// A file or directory of the host (or of the pod directory, if relative). The mount point is made here, because only
     /// the executor sees whether it is a file.
     Bind { source: PathBuf, target: PathBuf, read_only: bool, recursive: bool },
@@ -78,7 +80,9 @@ impl Plan {
         if pod.volumes.iter().any(|volume| matches!(volume.source, VolumeSource::Empty { .. })) {
             operations.push(pod_directory(dir::VOLUMES.into(), 0o700));
         }
-        pod.volumes.iter().for_each(|volume| operations.extend(of_volume(volume)));
+        // The apps of a pod share its volumes, and unless told otherwise their context.
+        let context = pod.apps.iter().find_map(context);
+        pod.volumes.iter().for_each(|volume| operations.extend(of_volume(volume, context.as_ref())));
         if pod.private_users.is_some() {
             operations.extend(kernel_file_systems());
             operations.extend(devices(pod));
@@ -108,11 +112,25 @@ fn of_app(app: &App) -> Vec<Operation> {
         (Area::PodDirectory, path)
     };
     operations.push(Operation::Writable { at, path: writable.clone(), like });
-    operations.push(Operation::Overlay { layers: app.root.layers.clone(), at, writable, target: rootfs });
+    operations.push(Operation::Overlay {
+        layers: app.root.layers.clone(),
+        at,
+        writable,
+        target: rootfs,
+        context: context(app),
+    });
     operations
 }
 
-fn of_volume(volume: &Volume) -> Vec<Operation> {
+/// Of the files of an app, where SELinux confines it.
+fn context(app: &App) -> Option<String> {
+    match &app.label {
+        Some(Label::Selinux { files, .. }) => Some(files.clone()),
+        _ => None,
+    }
+}
+
+fn of_volume(volume: &Volume, context: Option<&String>) -> Vec<Operation> {
     let target = relative(stage2::VOLUMES).join(&volume.name);
     match &volume.source {
         VolumeSource::Host { source, read_only, recursive } => {
@@ -120,10 +138,11 @@ fn of_volume(volume: &Volume) -> Vec<Operation> {
         }
         VolumeSource::Empty { mode, uid, gid } => {
             let path = Path::new(dir::VOLUMES).join(&volume.name);
-            vec![
-                Operation::Directory { path: path.clone(), mode: *mode, uid: *uid, gid: *gid },
-                Operation::Bind { source: path, target, read_only: false, recursive: false },
-            ]
+            let mut operations = vec![Operation::Directory { path: path.clone(), mode: *mode, uid: *uid, gid: *gid }];
+            operations
+                .extend(context.map(|context| Operation::Context { path: path.clone(), context: context.clone() }));
+            operations.push(Operation::Bind { source: path, target, read_only: false, recursive: false });
+            operations
         }
     }
 }
@@ -207,7 +226,7 @@ mod tests {
                 r#"MountPoint { path: "apps/a/rootfs" }"#,
                 r#"Directory { path: "apps/a", mode: 448, uid: 0, gid: 0 }"#,
                 r#"Writable { at: PodDirectory, path: "apps/a", like: "/s/2" }"#,
-                r#"Overlay { layers: ["/s/1", "/s/2"], at: PodDirectory, writable: "apps/a", target: "apps/a/rootfs" }"#,
+                r#"Overlay { layers: ["/s/1", "/s/2"], at: PodDirectory, writable: "apps/a", target: "apps/a/rootfs", context: None }"#,
             ]
         );
     }
@@ -235,6 +254,16 @@ mod tests {
                 r#"Bind { source: "volumes/e", target: "volumes/e", read_only: false, recursive: false }"#,
             ]
         );
+    }
+
+    #[test]
+    fn what_selinux_confines_has_its_context() {
+        let label = r#""label":{"module":"selinux","process":"u:r:p:s0","files":"u:r:f:s0"},"exec""#;
+        let volume = r#""ipc":"private","volumes":[{"name":"e","source":{"kind":"empty","mode":493,"uid":0,"gid":0}}]"#;
+        let plan = plan(&[(r#""exec""#, label), (r#""ipc":"private""#, volume)]);
+        assert!(plan.iter().any(|operation| operation.ends_with(r#"context: Some("u:r:f:s0") }"#)), "{plan:#?}");
+        let labelled = r#"Context { path: "volumes/e", context: "u:r:f:s0" }"#;
+        assert!(plan.contains(&labelled.to_owned()), "{plan:#?}");
     }
 
     #[test]

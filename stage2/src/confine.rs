@@ -176,6 +176,12 @@ fn label(app: &App, proc: Option<&OwnedFd>) -> Result<()> {
     let Some(label) = &app.label else { return Ok(()) };
     let proc = proc.context("no proc to set a label by")?.as_fd();
     match label {
+        Label::Selinux { process, .. } => {
+            crate::proc::write(proc, "self/attr/exec", process).with_context(|| Advised {
+                message: format!("confine it by SELinux context `{process}`"),
+                hint: "see that the policy has this context, or run the app with `--selinux=unconfined`",
+            })
+        }
         Label::Apparmor { profile } => {
             let value = format!("exec {profile}");
             let written = match crate::proc::write(proc, "self/attr/apparmor/exec", &value) {

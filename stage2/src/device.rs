@@ -28,22 +28,24 @@ const LINKS: [(&str, &str); 6] = [
 ];
 
 /// Makes the pod's shared memory in the pod root, unless stage1 has mounted the host's there. Once, before any app.
-pub(crate) fn shared_memory() -> Result<()> {
+pub(crate) fn shared_memory(pod: &Pod) -> Result<()> {
     match rustix::fs::mkdir(SHM, Mode::from_raw_mode(0o755)) {
         Err(Errno::EXIST) => return Ok(()),
         other => other.context("make the mount point of the shared memory")?,
     }
-    let tmpfs = mount::detached("tmpfs", &[("mode", "1777"), ("size", "65536k")], INERT)?;
+    let label = pod.apps.iter().find_map(|app| app.label.as_ref());
+    let tmpfs = mount::labelled("tmpfs", &[("mode", "1777"), ("size", "65536k")], INERT, label)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = rustix::fs::open(SHM, flags, Mode::empty())?;
     mount::attach(tmpfs.as_fd(), target.as_fd()).context("mount the pod's shared memory")
 }
 
 /// Mounts /dev, and returns it and its devpts.
-pub(crate) fn mount(root: &Root, pod: &Pod) -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn mount(root: &Root, pod: &Pod, app: &App) -> Result<(OwnedFd, OwnedFd)> {
     // No nodev here, of course; noexec since nothing of /dev is a program, and nosuid.
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let dev = mount::detached("tmpfs", &[("mode", "755"), ("size", "64k"), ("nr_inodes", "1k")], attributes)?;
+    let parameters = [("mode", "755"), ("size", "64k"), ("nr_inodes", "1k")];
+    let dev = mount::labelled("tmpfs", &parameters, attributes, app.label.as_ref())?;
     let bound = pod.private_users.is_some();
     for (name, major, minor) in STANDARD {
         let made = if bound {
@@ -69,10 +71,11 @@ pub(crate) fn mount(root: &Root, pod: &Pod) -> Result<(OwnedFd, OwnedFd)> {
 
     // An instance of its own, so that an app cannot open the terminals of others.
     let noexec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let pts = mount::detached(
+    let pts = mount::labelled(
         "devpts",
         &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
         noexec,
+        app.label.as_ref(),
     )?;
     mount::attach(pts.as_fd(), at(&dev, "pts")?.as_fd()).context("mount /dev/pts")?;
     let shm = mount::copy_of_path(Path::new(SHM)).context("open the pod's shared memory")?;

@@ -48,7 +48,8 @@ pub(crate) fn put(root: &Root, pod: &Pod, app: &App, wanted: &[Wanted<'_>]) -> R
     if files.is_empty() {
         return Ok(());
     }
-    let directory = directory(files.iter().map(|(_, content, _)| *content)).context("make room for files in /etc")?;
+    let directory =
+        directory(app, files.iter().map(|(_, content, _)| *content)).context("make room for files in /etc")?;
     for (name, content, _) in &files {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&directory, *name, flags, Mode::from_raw_mode(0o644));
@@ -71,9 +72,14 @@ pub(crate) fn put(root: &Root, pod: &Pod, app: &App, wanted: &[Wanted<'_>]) -> R
 
 /// An empty directory that can hold files of these contents. It is mounted, because closing a detached mount would wait for an
 /// RCU grace period.
-fn directory<'a>(contents: impl Iterator<Item = &'a str>) -> Result<OwnedFd> {
+fn directory<'a>(app: &App, contents: impl Iterator<Item = &'a str>) -> Result<OwnedFd> {
     let size = (contents.map(pages_bytes).sum::<u64>() + ROOM_BYTES).to_string();
-    let directory = mount::detached("tmpfs", &[("size", &size), ("nr_inodes", INODES), ("mode", "0755")], INERT)?;
+    let directory = mount::labelled(
+        "tmpfs",
+        &[("size", &size), ("nr_inodes", INODES), ("mode", "0755")],
+        INERT,
+        app.label.as_ref(),
+    )?;
     match rustix::fs::mkdir(DIRECTORY, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error).with_context(|| format!("make `{DIRECTORY}` in the pod root")),

@@ -1,6 +1,7 @@
 //! Mounts by descriptor: a file system is made detached, attributes are set, and only then it appears somewhere.
 
 use anyhow::{Context, Result};
+use contract::pod::Label;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use std::path::Path;
@@ -29,6 +30,21 @@ pub(crate) fn detached(kind: &str, parameters: &[Parameter<'_>], attributes: Mou
         rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
     make().with_context(|| format!("make a {kind} file system"))
+}
+
+/// As [`detached`], for the files of an app: where SELinux confines it, they all have its context.
+pub(crate) fn labelled(
+    kind: &str,
+    parameters: &[Parameter<'_>],
+    attributes: MountAttrFlags,
+    label: Option<&Label>,
+) -> Result<OwnedFd> {
+    match label {
+        Some(Label::Selinux { files, .. }) => {
+            detached(kind, &[parameters, &[("context", files.as_str())]].concat(), attributes)
+        }
+        _ => detached(kind, parameters, attributes),
+    }
 }
 
 /// A detached copy of the mount at `path`, with those below it.

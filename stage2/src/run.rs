@@ -45,5 +45,5 @@ fn set_up(pod: &Pod) -> Result<()> {
     rustix::system::sethostname(pod.hostname.as_bytes())
         .with_context(|| format!("set the host name `{}`", pod.hostname))?;
     proc::sysctls(pod)?;
-    device::shared_memory()
+    device::shared_memory(pod)
 }

@@ -37,13 +37,13 @@ pub(crate) fn build(pod: &Pod, app: &App) -> Result<World> {
     // A stage1 may have left devices working; from here on only /dev has any.
     mount::restrict(root.as_fd(), MountAttrFlags::MOUNT_ATTR_NODEV).context("make the devices of the root inert")?;
     let proc = proc(&root)?;
-    let (dev, pts) = device::mount(&root, pod)?;
+    let (dev, pts) = device::mount(&root, pod, app)?;
     sys(&root, pod, &proc)?;
     // Before volumes, so that a node is never made in one of the host's directories.
     device::extra(&root, pod, &app.devices)?;
     for mount in &wanted {
         let at = || format!("mount `{}`", mount.target().display());
-        attach_wanted(&root, mount).with_context(at)?;
+        attach_wanted(&root, mount, app).with_context(at)?;
     }
     files::put(&root, pod, app, &wanted)?;
     for path in &app.read_only_paths {
@@ -86,13 +86,13 @@ fn sys(root: &Root, pod: &Pod, proc: &OwnedFd) -> Result<()> {
 }
 
 /// One volume or tmpfs.
-fn attach_wanted(root: &Root, wanted: &Wanted<'_>) -> Result<()> {
+fn attach_wanted(root: &Root, wanted: &Wanted<'_>, app: &App) -> Result<()> {
     match wanted {
         Wanted::Tmpfs { target, size_bytes, mode } => {
             let (size, mode) = (size_bytes.to_string(), format!("{mode:o}"));
             let parameters: [Parameter<'_>; 2] = [("size", &size), ("mode", &mode)];
             let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-            let tmpfs = mount::detached("tmpfs", &parameters, attributes)?;
+            let tmpfs = mount::labelled("tmpfs", &parameters, attributes, app.label.as_ref())?;
             mount::attach(tmpfs.as_fd(), root.make_directory(target)?.as_fd())?;
         }
         Wanted::Volume { volume, target, read_only, populate } => {

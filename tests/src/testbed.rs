@@ -32,6 +32,8 @@ pub struct Job {
     pub time_max: Duration,
     /// Memory of the machine.
     pub memory_mib: u32,
+    /// Words added to the command line of the machine's kernel.
+    pub kernel_arguments: String,
     /// What the machine's kernel says goes to stderr.
     pub console: bool,
 }
@@ -47,6 +49,7 @@ impl Job {
             systemd: false,
             time_max: Duration::from_secs(600),
             memory_mib: 3072,
+            kernel_arguments: String::new(),
             console: false,
         }
     }

@@ -34,6 +34,7 @@ pub enum Feature {
     Restart,
     Rlimits,
     Seccomp,
+    Selinux,
     SeveralApps,
     Sysctls,
     Tmpfs,

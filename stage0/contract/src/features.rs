@@ -49,6 +49,7 @@ fn of_app(app: &App) -> Vec<Feature> {
         (app.no_new_privileges, Feature::NoNewPrivileges),
         (app.seccomp != Seccomp::Unconfined, Feature::Seccomp),
         (matches!(app.label, Some(Label::Apparmor { .. })), Feature::Apparmor),
+        (matches!(app.label, Some(Label::Selinux { .. })), Feature::Selinux),
         (!app.rlimits.is_empty(), Feature::Rlimits),
         (app.oom_score_adj.is_some(), Feature::OomScoreAdj),
         (app.restart.policy != RestartPolicy::No, Feature::Restart),

@@ -415,6 +415,13 @@ pub enum Label {
         /// Name of a loaded profile.
         profile: String,
     },
+    /// SELinux.
+    Selinux {
+        /// Context of the app's processes.
+        process: String,
+        /// Context of the app's root, of every tmpfs and devpts made for it, and of empty volumes. Other file systems keep their own.
+        files: String,
+    },
 }
 
 /// One resource limit, setrlimit(2). Absent: infinity.

@@ -4,7 +4,7 @@ use super::pod_flags::LimitFlags;
 use crate::values::device::{self, DeviceFlag};
 use crate::values::mount::{self, MountFlag};
 use crate::values::process::{self, Stdin};
-use crate::values::sets::{self, ApparmorFlag, SeccompFlag};
+use crate::values::sets::{self, LabelFlag, SeccompFlag};
 use crate::values::volume::{self, VolumeFlag};
 use crate::values::{key_value, limit, number, signal, user};
 use contract::kernel::Capability;
@@ -69,7 +69,10 @@ pub(crate) struct AppFlags {
     pub(crate) seccomp: Option<SeccompFlag>,
     /// AppArmor profile: the name of a loaded one, or `unconfined` (otherwise `pod-default` where that is loaded)
     #[arg(long, value_name = "PROFILE", value_parser = sets::apparmor)]
-    pub(crate) apparmor: Option<ApparmorFlag>,
+    pub(crate) apparmor: Option<LabelFlag>,
+    /// SELinux context, or `unconfined` (otherwise the policy's for containers, with categories of the pod)
+    #[arg(long, value_name = "CONTEXT", value_parser = sets::selinux)]
+    pub(crate) selinux: Option<LabelFlag>,
     /// Programs cannot gain privileges by set-user-id or file capabilities
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = crate::values::boolean)]

@@ -3,6 +3,7 @@
 
 use crate::arguments::commands::{Format, Formatted};
 use crate::cgroup::hierarchy::{self, Hierarchies};
+use crate::lsm::selinux::{Contexts, Selinux};
 use crate::lsm::{self, Apparmor};
 use crate::output::{self, Table};
 use crate::pod_json::confinement;
@@ -27,6 +28,7 @@ struct Host {
     permitted: u64,
     ptmx: bool,
     apparmor: Apparmor,
+    selinux: Selinux,
     erofs: Option<PathBuf>,
     certificates: bool,
     stages: Vec<(&'static str, Option<usize>)>,
@@ -96,6 +98,7 @@ fn kernel_lines(host: &Host) -> Vec<Line> {
     });
     lines.extend([
         apparmor(&host.apparmor),
+        selinux(&host.selinux),
         line("seccomp", host.seccomp_actions.contains("errno"), "filter mode", "CONFIG_SECCOMP_FILTER"),
         match lost.as_slice() {
             [] => line("capabilities", true, "all of the default set", ""),
@@ -140,6 +143,19 @@ fn apparmor(host: &Apparmor) -> Line {
         (Apparmor::Hidden(why), None) => detail(State::No, why.clone()),
         (Apparmor::Off, None) => detail(State::No, "a kernel that runs AppArmor".into()),
     }
+}
+
+/// The detail is the context that apps get if nothing is said, without the categories of each pod.
+fn selinux(host: &Selinux) -> Line {
+    let (state, detail) = match host {
+        Selinux::On(Contexts { process, enforcing: true, .. }) => (State::Yes, format!("context `{process}`")),
+        Selinux::On(Contexts { process, .. }) => {
+            (State::Partly, format!("context `{process}`, and the policy is permissive: `setenforce 1`"))
+        }
+        Selinux::Unlabelled(why) => (State::No, format!("a policy with labels for containers: {why}")),
+        Selinux::Off => (State::No, "a kernel that runs SELinux".to_owned()),
+    };
+    Line { feature: "selinux".into(), state, detail }
 }
 
 fn cgroup_lines(host: &Host) -> Vec<Line> {
@@ -220,6 +236,7 @@ fn look() -> Result<Host> {
         permitted: rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits()),
         ptmx: Path::new("/dev/ptmx").exists(),
         apparmor: Apparmor::look(),
+        selinux: Selinux::look(),
         erofs: program("mkfs.erofs"),
         certificates: Path::new("/etc/ssl/certs").is_dir() || Path::new("/etc/pki/tls/certs").is_dir(),
         stages: ["namespaces", "kvm"]

@@ -12,7 +12,6 @@ use crate::stage1::{self, Given, Located, Meaning};
 use crate::{facts, images, network, output, pod_json, users};
 use anyhow::{Context, Result};
 use contract::dir::{HOST, POD, Phase, State};
-use contract::features::Feature;
 use contract::host::{Host, StageImage};
 use contract::name::{AppName, PodUuid};
 use contract::pod::{IdRange, Network, Pod, Stdio, Trust};
@@ -148,7 +147,7 @@ fn resolve(
     let mut facts = facts::gather(arguments)?;
     // The range is leased when the pod has a directory; until then any will do to see what the pod needs.
     facts.id_range = arguments.pod.private_users.then_some(IdRange { first: 0, count: 0 });
-    facts.apparmor_by_default = stage1.stage1.features.contains(&Feature::Apparmor);
+    facts.stage1.clone_from(&stage1.stage1.features);
     let mut pod = pod_json::build(uuid, arguments, apps, insecure, &facts, globals.debug)?;
     if insecure.isolation {
         stage1.waive(&mut pod);

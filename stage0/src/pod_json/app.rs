@@ -2,7 +2,7 @@
 
 use super::environment::{self, Own, Shared};
 use super::volumes::{self, Volumes};
-use super::{AppImage, Facts, confinement, limits};
+use super::{AppImage, Facts, confinement, label, limits};
 use crate::arguments::AppArguments;
 use crate::arguments::app_flags::AppFlags;
 use crate::arguments::pod_flags::PodFlags;
@@ -11,7 +11,7 @@ use crate::values::process::Stdin;
 use crate::values::sets::Insecure;
 use crate::values::{signal, user};
 use contract::kernel::Resource;
-use contract::name::AppName;
+use contract::name::{AppName, PodUuid};
 use contract::pod::{App, Device, Image, Restart, RestartPolicy, Rlimit, Root, Stdio, Stop};
 use image_tools::config;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ pub(crate) struct Context<'a> {
     pub(crate) shared: &'a Shared,
     /// The pod's.
     pub(crate) hostname: &'a str,
+    /// The pod's.
+    pub(crate) uuid: &'a PodUuid,
 }
 
 /// Resolves one app.
@@ -75,7 +77,7 @@ pub(crate) fn build(
         )?,
         no_new_privileges: flags.no_new_privs.or(of_image.isolators.no_new_privileges).unwrap_or(false),
         seccomp: confinement::seccomp(flags, isolators, context.insecure)?,
-        label: confinement::label(flags, context.insecure, context.facts)?,
+        label: label::resolve(flags, context.insecure, context.facts, context.uuid)?,
         rlimits: rlimits(flags, of_image)?,
         limits: limits::resolve(&flags.limits, isolators, &context.facts.devices)?,
         oom_score_adj: flags.oom_score_adj.or(of_image.isolators.oom_score_adjust),

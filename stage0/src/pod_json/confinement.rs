@@ -2,11 +2,9 @@
 
 use crate::arguments::app_flags::AppFlags;
 use crate::failure::Failure;
-use crate::lsm::{self, Apparmor};
-use crate::pod_json::Facts;
-use crate::values::sets::{self, ApparmorFlag, Insecure, SeccompFlag, SeccompMode};
+use crate::values::sets::{self, Insecure, SeccompFlag, SeccompMode};
 use contract::kernel::Capability;
-use contract::pod::{Label, Seccomp};
+use contract::pod::Seccomp;
 use contract::syscalls;
 use image_tools::config::{CapabilitySet, Isolators, SeccompSet};
 use std::collections::BTreeSet;
@@ -166,28 +164,6 @@ pub(crate) fn seccomp(flags: &AppFlags, image: Option<&Isolators>, insecure: Ins
     }
 }
 
-/// The AppArmor profile of an app: what the user says, or the one that comes with pod, where it is loaded.
-pub(crate) fn label(flags: &AppFlags, insecure: Insecure, facts: &Facts) -> Result<Option<Label>, Failure> {
-    let profile = match &flags.apparmor {
-        Some(ApparmorFlag::Unconfined) => return Ok(None),
-        Some(ApparmorFlag::Profile(profile)) => profile.as_str(),
-        // It protects the paths that the user wants unprotected.
-        None if insecure.paths || !facts.apparmor_by_default => return Ok(None),
-        None if facts.apparmor.mode(lsm::PROFILE).is_none() => return Ok(None),
-        None => lsm::PROFILE,
-    };
-    let shown = profile.escape_debug();
-    let (why, hint) = match (&facts.apparmor, facts.apparmor.mode(profile)) {
-        (_, Some(_)) => return Ok(Some(Label::Apparmor { profile: profile.to_owned() })),
-        (Apparmor::Off, _) => ("this kernel does not run AppArmor", "leave `--apparmor` out"),
-        (Apparmor::Hidden(why), _) => (why.as_str(), "`mount -t securityfs securityfs /sys/kernel/security`"),
-        (Apparmor::On(_), None) => {
-            ("it is not loaded", "`aa-status` lists those that are; `apparmor_parser` loads one")
-        }
-    };
-    Err(Failure::new(format!("AppArmor profile `{shown}`: {why}")).hint(hint))
-}
-
 fn of_seccomp(error: &str) -> Failure {
     Failure::new(format!("the image's seccomp set: {error}"))
 }
@@ -273,37 +249,6 @@ mod tests {
         assert!(count("--caps-retain=KILL --caps-remove=CHOWN", &[]).is_err());
         assert_eq!(count("--cap-add=all", &[Capability::SysResource]), Ok(40));
         assert!(count("--cap-add=SYS_RESOURCE", &[Capability::SysResource]).is_err());
-    }
-
-    #[test]
-    fn profiles() {
-        let facts = |text: &str, apparmor_by_default| Facts {
-            apparmor: Apparmor::On(text.to_owned()),
-            apparmor_by_default,
-            ..Facts::default()
-        };
-        let of = |line: &str, insecure, facts: &Facts| match label(&flags(line), insecure, facts) {
-            Ok(Some(Label::Apparmor { profile })) => profile,
-            Ok(None) => "none".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        let loaded = facts("pod-default (enforce)\nother (complain)\n", true);
-        let without = Insecure { paths: true, ..Insecure::default() };
-        for (line, insecure, facts, expected) in [
-            ("", Insecure::default(), &loaded, "pod-default"),
-            ("", without, &loaded, "none"),
-            ("", Insecure::default(), &facts("pod-default (enforce)\n", false), "none"),
-            ("", Insecure::default(), &facts("", true), "none"),
-            ("", Insecure::default(), &Facts { apparmor_by_default: true, ..Facts::default() }, "none"),
-            ("--apparmor=unconfined", Insecure::default(), &loaded, "none"),
-            ("--apparmor=other", Insecure::default(), &loaded, "other"),
-            ("--apparmor=other", without, &loaded, "other"),
-            ("--apparmor=o", Insecure::default(), &loaded, "AppArmor profile `o`: it is not loaded"),
-            ("--apparmor=pod-default", without, &facts("", true), "AppArmor profile `pod-default`: it is not loaded"),
-            ("--apparmor=o", without, &Facts::default(), "AppArmor profile `o`: this kernel does not run AppArmor"),
-        ] {
-            assert_eq!(of(line, insecure, facts), expected, "{line}");
-        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod confinement;
 pub(crate) mod devices;
 pub(crate) mod environment;
 pub(crate) mod files;
+pub(crate) mod label;
 pub(crate) mod limits;
 pub(crate) mod volumes;
 
@@ -13,7 +14,9 @@ use crate::arguments::PodArguments;
 use crate::arguments::pod_flags::IpcFlag;
 use crate::failure::Failure;
 use crate::lsm::Apparmor;
+use crate::lsm::selinux::Selinux;
 use crate::values::sets::Insecure;
+use contract::features::Feature;
 use contract::name::{AppName, PodUuid};
 use contract::pod::{DeviceKind, IdRange, Ipc, Machine, Network, Pod, Trust};
 use image_tools::config::ImageConfig;
@@ -77,8 +80,10 @@ pub(crate) struct Facts {
     pub(crate) kernel: Option<PathBuf>,
     /// AppArmor of the host.
     pub(crate) apparmor: Apparmor,
-    /// The stage1 can give apps a profile, so they get the one that comes with pod.
-    pub(crate) apparmor_by_default: bool,
+    /// SELinux of the host.
+    pub(crate) selinux: Selinux,
+    /// What the stage1 can do.
+    pub(crate) stage1: BTreeSet<Feature>,
     /// Capabilities that pod itself has not, so that it cannot give them.
     pub(crate) missing_capabilities: Vec<contract::kernel::Capability>,
 }
@@ -115,7 +120,7 @@ pub(crate) fn build(
         if let Some(app) = &image.config.app {
             sysctls.extend(app.isolators.sysctls.clone());
         }
-        let context = app::Context { flags, insecure, facts, shared: &shared, hostname: &hostname };
+        let context = app::Context { flags, insecure, facts, shared: &shared, hostname: &hostname, uuid: &uuid };
         let app = app::build(&context, asked, image, &mut volumes)?;
         if !names.insert(app.name.clone()) {
             return Err(Failure::usage(format!("two apps are named `{}`", app.name))

@@ -1,5 +1,6 @@
 //! Sets of names: capabilities, and the words of `--seccomp` and `--insecure-options`.
 
+use crate::lsm::selinux::is_context;
 use contract::kernel::Capability;
 
 /// `NET_ADMIN`, `CAP_NET_ADMIN`, in any case.
@@ -68,24 +69,33 @@ pub(crate) fn seccomp(text: &str) -> Result<SeccompFlag, String> {
     Ok(flag)
 }
 
-/// What `--apparmor` says.
+/// What `--apparmor` and `--selinux` say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ApparmorFlag {
-    /// No profile.
+pub(crate) enum LabelFlag {
+    /// None.
     Unconfined,
     /// This one.
-    Profile(String),
+    Named(String),
 }
 
 /// The name of a profile, or `unconfined`.
-pub(crate) fn apparmor(text: &str) -> Result<ApparmorFlag, String> {
+pub(crate) fn apparmor(text: &str) -> Result<LabelFlag, String> {
     match text {
-        "unconfined" => Ok(ApparmorFlag::Unconfined),
+        "unconfined" => Ok(LabelFlag::Unconfined),
         // The kernel reads a line of `exec NAME`.
         name if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            Ok(ApparmorFlag::Profile(name.to_owned()))
+            Ok(LabelFlag::Named(name.to_owned()))
         }
         other => Err(format!("`{}` is not the name of a profile", other.escape_debug())),
+    }
+}
+
+/// `USER:ROLE:TYPE[:LEVEL]`, or `unconfined`.
+pub(crate) fn selinux(text: &str) -> Result<LabelFlag, String> {
+    match text {
+        "unconfined" => Ok(LabelFlag::Unconfined),
+        context if is_context(&context) => Ok(LabelFlag::Named(context.to_owned())),
+        other => Err(format!("`{}` is not `USER:ROLE:TYPE:LEVEL`", other.escape_debug())),
     }
 }
 
@@ -211,8 +221,8 @@ mod tests {
 
     #[test]
     fn profiles() {
-        assert_eq!(apparmor("unconfined"), Ok(ApparmorFlag::Unconfined));
-        assert_eq!(apparmor("/usr/bin/x//y"), Ok(ApparmorFlag::Profile("/usr/bin/x//y".to_owned())));
+        assert_eq!(apparmor("unconfined"), Ok(LabelFlag::Unconfined));
+        assert_eq!(apparmor("/usr/bin/x//y"), Ok(LabelFlag::Named("/usr/bin/x//y".to_owned())));
         for bad in ["", "a b", "a\nexec unconfined", "\u{e4}"] {
             assert!(apparmor(bad).is_err(), "{bad:?}");
         }

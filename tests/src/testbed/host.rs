@@ -200,6 +200,8 @@ fn arguments(
     let mut line =
         String::from("console=ttyS0 panic=-1 no_timer_check systemd.unified_cgroup_hierarchy=1 mitigations=off");
     line.push_str(if job.console { "" } else { " quiet" });
+    line.push(' ');
+    line.push_str(&job.kernel_arguments);
     let mut words: Vec<String> = [
         "-nodefaults",
         "-no-user-config",

@@ -1,5 +1,8 @@
-//! AppArmor, which the testbed's kernel runs: the profile that comes with pod is loaded there, and apps are confined by it.
+//! The security modules of the testbed's kernel: AppArmor with the profile that comes with pod, and SELinux with Debian's policy.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use tests::testbed::inside;
 use tests::{Outcome, Test};
@@ -7,6 +10,10 @@ use tests::{Outcome, Test};
 const PARSER: &str = "/sbin/apparmor_parser";
 const PROFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../stage0/dist/apparmor/pod-default");
 const CURRENT: &str = "file-read /proc/self/attr/current";
+/// Where the policy says which contexts are for containers, and two that Debian's policy has.
+const CONTEXTS: &str = "/etc/selinux/default/contexts/lxc_contexts";
+const PROCESS: &str = "system_u:system_r:svirt_t:s0";
+const FILE: &str = "system_u:object_r:svirt_image_t:s0";
 /// So that nothing but the profile forbids it.
 const MOUNT: &str = "--cap-add=CAP_SYS_ADMIN --seccomp=unconfined";
 
@@ -14,6 +21,7 @@ const MOUNT: &str = "--cap-add=CAP_SYS_ADMIN --seccomp=unconfined";
 fn apps_are_confined_by_apparmor() {
     inside::checks_on(
         "namespaces",
+        "",
         "lsm::apps_are_confined_by_apparmor",
         &[
             ("without_the_profile_nothing_is_applied", without_the_profile_nothing_is_applied),
@@ -26,10 +34,10 @@ fn apps_are_confined_by_apparmor() {
     );
 }
 
-/// What `pod check` says about AppArmor: state and detail.
-fn checked(t: &Test) -> String {
+/// What `pod check` says about a module: state and detail.
+fn checked(t: &Test, module: &str) -> String {
     let text = t.cli(["check"]).assert_ok().stdout.clone();
-    let line = text.lines().find_map(|line| line.strip_prefix("apparmor ")).unwrap_or_else(|| panic!("{text}"));
+    let line = text.lines().find_map(|line| line.strip_prefix(module)).unwrap_or_else(|| panic!("{text}"));
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -39,7 +47,7 @@ fn load() {
 }
 
 fn without_the_profile_nothing_is_applied(t: &Test) {
-    assert!(checked(t).starts_with("partly"), "{}", checked(t));
+    assert!(checked(t, "apparmor").starts_with("partly"), "{}", checked(t, "apparmor"));
     t.pod().app("a", CURRENT).run().assert_exit(0).assert_stdout("unconfined");
     let asked = t.pod().app("a", CURRENT).with("--apparmor=pod-default").run();
     asked.assert_refused(125, "AppArmor profile `pod-default`: it is not loaded");
@@ -49,7 +57,7 @@ fn without_the_profile_nothing_is_applied(t: &Test) {
 
 fn every_process_of_an_app_has_the_profile(t: &Test) {
     load();
-    assert_eq!(checked(t), "yes profile `pod-default`");
+    assert_eq!(checked(t, "apparmor"), "yes profile `pod-default`");
     let users = ["--user=root", "--user=alice", "--user=alice --no-new-privs", "--cap-drop=all --readonly-rootfs"];
     for flags in users.into_iter().chain(["--seccomp=mode=remove,openat2"]) {
         let pod = t.pod().app("a", CURRENT).with(flags).run();
@@ -111,4 +119,78 @@ fn a_guest_has_no_profile_of_the_host(t: &Test) {
     let words = ["run", "--stage1=kvm", "--net=none", probe, "--apparmor=pod-default", "--", "true"];
     t.cli(words).assert_refused(125, "stage1 `kvm` cannot do what this pod needs: apparmor");
     assert!(t.cli(["prepare", "--stage1=kvm", "--net=none", probe]).assert_ok().stdout.len() > 30);
+}
+
+/// The machine's files have no labels, so in this mode the policy decides nothing, but the kernel knows every context.
+#[test]
+fn apps_have_a_context_of_selinux() {
+    inside::checks_on(
+        "namespaces",
+        "lsm=selinux selinux=1 enforcing=0",
+        "lsm::apps_have_a_context_of_selinux",
+        &[
+            ("a_policy_without_containers_has_no_label", a_policy_without_containers_has_no_label),
+            ("every_process_of_a_pod_has_its_context", every_process_of_a_pod_has_its_context),
+            ("files_made_for_an_app_have_its_context", files_made_for_an_app_have_its_context),
+            ("a_context_that_the_policy_has_not_is_refused", a_context_that_the_policy_has_not_is_refused),
+        ],
+    );
+}
+
+/// What init does at boot.
+fn load_policy() {
+    let files = Path::new("/sys/fs/selinux");
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("selinuxfs", files, "selinuxfs", flags, None).expect("the kernel runs SELinux");
+    // Its name has the version of its format.
+    let mut policies = fs::read_dir("/etc/selinux/default/policy").expect("the policy is installed");
+    let policy = policies.next().expect("a policy").expect("a policy").path();
+    fs::write(files.join("load"), fs::read(policy).expect("a policy that can be read")).expect("the kernel takes it");
+}
+
+/// Debian's policy has none of the types that its own `lxc_contexts` names.
+fn a_policy_without_containers_has_no_label(t: &Test) {
+    load_policy();
+    let said = checked(t, "selinux");
+    assert!(said.starts_with("no ") && said.contains("`system_u:system_r:container_t:s0`"), "{said}");
+    let pod = t.pod().app("a", CURRENT).run();
+    assert!(!pod.assert_exit(0).stdout.contains("container_t"), "{}", pod.outcome);
+    // From here on it names types that the policy has; the machine's files go with it.
+    fs::write(CONTEXTS, format!("process = \"{PROCESS}\"\nfile = \"{FILE}\"\n")).expect("a file of the machine");
+}
+
+fn every_process_of_a_pod_has_its_context(t: &Test) {
+    let detail = format!("partly context `{PROCESS}`, and the policy is permissive: `setenforce 1`");
+    assert_eq!(checked(t, "selinux"), detail);
+    let mut contexts = BTreeSet::new();
+    for flags in ["--user=root", "--user=alice --no-new-privs", "--seccomp=mode=remove,openat2"] {
+        let pod = t.pod().app("a", CURRENT).with(flags).run();
+        contexts.insert(pod.assert_exit(0).stdout.trim_matches(['\0', '\n']).to_owned());
+    }
+    let pods = contexts.len();
+    let pod = t.pod().app("a", CURRENT).app("b", CURRENT).run();
+    let both = pod.assert_exit(0).stdout.replace('\0', "");
+    contexts.extend(both.lines().map(str::to_owned));
+    // The two apps of one pod have one context, and each pod another.
+    assert_eq!((pods, contexts.len()), (3, 4), "{contexts:?}");
+    for context in &contexts {
+        assert!(context.starts_with(&format!("{PROCESS}:c")), "{contexts:?}");
+    }
+    let pod = t.pod().app("a", CURRENT).with("--selinux=unconfined").run();
+    assert!(!pod.assert_exit(0).stdout.contains("svirt_t"), "{}", pod.outcome);
+}
+
+fn files_made_for_an_app_have_its_context(t: &Test) {
+    let places = ["/", "/probe", "/dev", "/dev/null", "/dev/pts", "/dev/shm", "/etc/hosts", "/t", "/v"];
+    let words = places.map(|place| format!("file-label {place}")).join(" then ");
+    let pod = t.pod().flag("--volume=v,kind=empty --mount=volume=v,target=/v").app("a", &words).with("--tmpfs=/t");
+    let pod = pod.with(&format!("--selinux={PROCESS}:c3,c5")).run();
+    let expected = places.map(|_| format!("{FILE}:c3,c5")).join("\n");
+    pod.assert_exit(0).assert_stdout(&expected);
+}
+
+fn a_context_that_the_policy_has_not_is_refused(t: &Test) {
+    let context = "system_u:system_r:no_such_t:s0";
+    let pod = t.pod().app("a", CURRENT).with(&format!("--selinux={context}")).run();
+    pod.assert_refused(125, &format!("confine it by SELinux context `{context}`: invalid argument"));
 }

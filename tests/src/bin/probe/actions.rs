@@ -96,6 +96,11 @@ fn file(words: &[&str]) -> Result<()> {
                 mounted.map_or_else(|errno| crate::syscalls::errno_name(errno as i32), |()| "ok".to_owned())
             );
         }
+        ["file-label", path] => {
+            let mut label = vec![0; 256];
+            let length = rustix::fs::getxattr(*path, "security.selinux", &mut label[..])?;
+            println!("{}", String::from_utf8_lossy(&label[..length]).trim_matches('\0'));
+        }
         ["file-exists", path] => println!("{}", fs::symlink_metadata(path).is_ok()),
         ["file-link", path, target] => std::os::unix::fs::symlink(target, path)?,
         ["file-remove", path] => fs::remove_file(path)?,

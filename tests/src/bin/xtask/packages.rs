@@ -57,6 +57,7 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Test, "iproute2", &["/sbin/ip"]),
     (Need::Test, "nftables", &["/usr/sbin/nft"]),
     (Need::Test, "apparmor", &["/sbin/apparmor_parser"]),
+    (Need::Test, "selinux-policy-default", &["/etc/selinux/default/contexts/lxc_contexts"]),
     (Need::Test, "e2fsprogs", &["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"]),
     (Need::Test, "systemd", &["/lib/systemd/systemd"]),
     (Need::Bench, "bubblewrap", &["/usr/bin/bwrap"]),
