@@ -27,10 +27,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ("contract", &[]),
     ("image-tools", &[]),
     ("netlink", &[]),
-    ("stage0", &["contract", "image-tools"]),
-    ("stage1-namespaces", &["contract"]),
-    ("stage1-kvm", &["contract", "netlink"]),
-    ("stage2", &["contract", "netlink"]),
+    ("wire", &["contract"]),
+    ("supervisor", &["contract", "wire"]),
+    ("stage0", &["contract", "image-tools", "supervisor"]),
+    ("stage1-namespaces", &["contract", "supervisor", "wire"]),
+    ("stage1-kvm", &["contract", "netlink", "supervisor", "wire"]),
+    ("stage2", &["contract", "netlink", "wire"]),
     ("tests", &["contract"]),
 ];
 

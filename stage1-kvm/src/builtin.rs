@@ -30,11 +30,11 @@ mod requests;
 mod spec;
 mod sys;
 
-use crate::hypervisor::Machine;
+use crate::machine::Machine;
 use crate::plan::VmPlan;
 use crate::qemu::share;
-use crate::run::Hint;
 use anyhow::{Context, Result};
+use contract::text::Advised;
 use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
 use spec::Spec;
@@ -54,7 +54,7 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File, taps: Vec<OwnedFd>) -> Resul
     let mut passed = Passed::default();
     let (channel, theirs) = UnixStream::pair().context("make the guest's channel")?;
     let (report, report_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("make a pipe")?;
-    let (helpers, sockets): (Vec<_>, Vec<_>) = share::start(&plan.shares, &report_end)?.into_iter().unzip();
+    let (servers, sockets): (Vec<_>, Vec<_>) = share::start(&plan.shares, &report_end)?.into_iter().unzip();
     let spec = Spec {
         supervisor: std::process::id(),
         memory_bytes: plan.memory_bytes,
@@ -92,7 +92,7 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File, taps: Vec<OwnedFd>) -> Resul
     command.arg("vmm").env_clear().process_group(0).stdin(written(&spec)?).stdout(Stdio::null());
     command.stderr(if plan.debug { Stdio::inherit() } else { Stdio::null() });
     let process = crate::sys::die_with_parent(&mut command).spawn().context("start the hypervisor process")?;
-    Ok(Machine { process, helpers, channel, report, boot_secs_max: BOOT_SECS_MAX })
+    Ok(Machine { process, servers, channel, report, boot_secs_max: BOOT_SECS_MAX })
 }
 
 /// What this machine adds: it has no PCI bus to look for, and with `--debug` a serial port, which a kernel may use early, later or
@@ -133,7 +133,11 @@ fn open(path: &std::path::Path, read_only: bool) -> Result<File> {
 
 fn open_kvm() -> Result<File> {
     File::options().read(true).write(true).open("/dev/kvm").map_err(|error| {
-        Hint::error(format!("open `/dev/kvm`: {error}"), "use `--hypervisor=qemu`, which can do without virtualization")
+        Advised::new(
+            format!("open `/dev/kvm`: {error}"),
+            "use `--hypervisor=qemu`, which can do without virtualization",
+        )
+        .into()
     })
 }
 

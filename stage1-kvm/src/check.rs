@@ -2,10 +2,10 @@
 //! guest and a network of its own, both gone when it ends, and nothing else.
 
 use crate::builtin::probe;
-use crate::run::Hint;
 use crate::{host, kernel, kernel_modules, network, qemu};
 use anyhow::{Context, Result};
 use contract::check::{Line, State};
+use contract::text::Advised;
 use std::io::Write;
 
 /// Prints the lines as JSON.
@@ -56,6 +56,6 @@ fn line(feature: &str, found: Result<String>) -> Line {
 
 /// An error and its advice in one line.
 fn told(error: &anyhow::Error) -> String {
-    let advice = error.chain().find_map(|cause| cause.downcast_ref::<Hint>()).map(|hint| format!("; {}", hint.advice));
+    let advice = error.downcast_ref::<Advised>().map(|advised| format!("; {}", advised.hint));
     format!("{error:#}{}", advice.unwrap_or_default())
 }

@@ -2,7 +2,7 @@
 //! of a kernel) and panics when a law does not hold. Compiled for tests and with the feature `hostile` only.
 
 use crate::builtin::hostile::{self as machine, Kind};
-use crate::channel;
+use contract::channel::Event;
 
 /// A target's name and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -14,7 +14,7 @@ pub const TARGETS: &[Target] = &[
     ("bus", |bytes| machine::drive(&Kind::ALL, bytes)),
     ("console", |bytes| machine::drive(&[Kind::Console], bytes)),
     ("entropy", |bytes| machine::drive(&[Kind::Entropy], bytes)),
-    ("events", channel::hostile::events),
+    ("events", wire::mux::hostile::messages::<Event>),
     ("kernel", crate::builtin::boot::hostile::kernel),
     ("share", |bytes| machine::drive(&[Kind::Share], bytes)),
 ];

@@ -2,9 +2,9 @@
 
 use crate::kernel_modules;
 use crate::plan::Kernel;
-use crate::run::Hint;
 use anyhow::Result;
 use contract::pod::{Network, Pod};
+use contract::text::Advised;
 use std::path::{Path, PathBuf};
 
 /// The file name of the project's own kernel, wherever it lies.
@@ -31,7 +31,7 @@ pub(crate) fn usual() -> Result<(PathBuf, &'static str)> {
     });
     found.ok_or_else(|| {
         let advice = "install `linux-image-cloud-amd64` (Debian), build one with `stage1-kvm/kernel/build`, or name one with `--kernel`";
-        Hint::error("no guest kernel", advice)
+        Advised::new("no guest kernel", advice).into()
     })
 }
 

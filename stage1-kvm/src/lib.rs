@@ -7,10 +7,8 @@
 //! the vCPUs. `stage1-kvm check` says what of all this a host has. `stage1-kvm qemu` and `stage1-kvm virtiofsd` are the jails of programs of others, which they become.
 
 mod builtin;
-mod channel;
 mod check;
 mod console;
-mod control;
 mod cpuid;
 mod host;
 #[cfg(any(test, feature = "hostile"))]
@@ -19,16 +17,15 @@ mod hypervisor;
 mod initramfs;
 mod kernel;
 mod kernel_modules;
+mod machine;
 mod network;
 mod plan;
 mod qemu;
-mod record;
+mod report;
 mod roots;
 mod run;
-mod sink;
 mod supervise;
 mod sys;
-mod terminal;
 
 use std::process::ExitCode;
 
@@ -37,7 +34,7 @@ pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["run", uuid] => run::run(uuid).map(|ended| report(&ended)),
+        ["run", uuid] => return supervisor::run(uuid, run::run),
         ["vmm"] => return builtin::main(),
         ["probe"] => return probe(),
         ["check"] => check::check().map(|()| 0),
@@ -48,28 +45,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(contract::exit::USAGE);
         }
     };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("pod: run: {error:#}");
-            if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref::<run::Hint>()) {
-                eprintln!("hint: {}", hint.advice);
-            }
-            ExitCode::from(contract::exit::FAILURE)
-        }
-    }
-}
-
-/// Prints why apps did not start, and gives the pod's exit code.
-fn report(ended: &supervise::Ended) -> u8 {
-    for failure in &ended.failures {
-        let (message, hint) = failure.split_once("\nhint: ").map_or((failure.as_str(), None), |(a, b)| (a, Some(b)));
-        eprintln!("pod: run: {}", supervise::plain(message));
-        if let Some(hint) = hint {
-            eprintln!("hint: {}", supervise::plain(hint));
-        }
-    }
-    ended.exit
+    result.map_or_else(|error| supervisor::report::failure(&error), ExitCode::from)
 }
 
 /// The probe's process: its parent reads why, if it does not succeed.

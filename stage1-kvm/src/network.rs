@@ -17,10 +17,10 @@ mod join;
 mod read;
 mod rules;
 
-use crate::run::Hint;
 use anyhow::{Context, Result, anyhow, bail};
 use contract::guest;
 use contract::pod::{self, Pod};
+use contract::text::Advised;
 use netlink::Socket;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -47,8 +47,8 @@ pub(crate) fn join(pod: &Pod) -> Result<Joined> {
         pod::Network::Joined => {}
     }
     let number = contract::dir::NETWORK_FD;
-    let namespace =
-        crate::sys::inherited(number).with_context(|| format!("take the pod's network namespace on fd {number}"))?;
+    let namespace = supervisor::sys::inherited(number)
+        .with_context(|| format!("take the pod's network namespace on fd {number}"))?;
     let own = rustix::fs::openat(CWD, "/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context("open the host's network namespace")?;
     let (theirs, ours) = (rustix::fs::fstat(&namespace)?, rustix::fs::fstat(&own)?);
@@ -84,10 +84,11 @@ fn forward(pairs: &[[(String, u32); 2]]) -> Result<Socket> {
     rules::forward(pairs).map_err(|error| match error {
         // The table has an owner.
         Errno::PERM | Errno::EXIST => anyhow!("another microVM has this network namespace"),
-        error => Hint::error(
+        error => Advised::new(
             format!("forward frames between interface and machine: {error}"),
             "the kernel needs nftables with `fwd` (`modprobe nft_fwd_netdev`), Linux 5.12 or newer",
-        ),
+        )
+        .into(),
     })
 }
 

@@ -7,12 +7,12 @@ pub(crate) mod jail;
 mod model;
 pub(crate) mod share;
 
-use crate::hypervisor::Machine;
+use crate::machine::{Machine, VolumeServer};
 use crate::plan::VmPlan;
-use crate::run::Hint;
 use crate::sys::die_with_parent;
 use anyhow::{Context, Result};
 use arguments::Files;
+use contract::text::Advised;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -22,7 +22,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// Where distributions put it.
 const PROGRAMS: [&str; 2] = ["/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm"];
@@ -46,7 +46,8 @@ pub(crate) enum Accelerator {
 pub(crate) fn program() -> Result<PathBuf> {
     let found = PROGRAMS.iter().map(Path::new).find(|path| path.exists());
     found.map(Path::to_owned).ok_or_else(|| {
-        Hint::error("qemu is not installed", "install `qemu-system-x86` (Debian, Ubuntu) or `qemu-kvm` (Fedora)")
+        Advised::new("qemu is not installed", "install `qemu-system-x86` (Debian, Ubuntu) or `qemu-kvm` (Fedora)")
+            .into()
     })
 }
 
@@ -55,7 +56,8 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File, taps: Vec<OwnedFd>, accelera
     let program = program()?;
     let (channel, channel_inside) = UnixStream::pair().context("make the channel to the guest")?;
     let (report, report_inside) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
-    let (helpers, shares): (Vec<Child>, Vec<OwnedFd>) = share::start(&plan.shares, &report_inside)?.into_iter().unzip();
+    let (servers, shares): (Vec<VolumeServer>, Vec<OwnedFd>) =
+        share::start(&plan.shares, &report_inside)?.into_iter().unzip();
     let disks = plan.disks.iter().map(open_disk).collect::<Result<Vec<OwnedFd>>>()?;
     let files = Files {
         kernel: open_kernel(&plan.kernel.path)?,
@@ -81,7 +83,7 @@ pub(crate) fn start(plan: &VmPlan, initramfs: File, taps: Vec<OwnedFd>, accelera
         Accelerator::Kvm => BOOT_SECS_MAX,
         Accelerator::Software { .. } => BOOT_SECS_MAX_EMULATED,
     };
-    Ok(Machine { process, helpers, channel, report, boot_secs_max })
+    Ok(Machine { process, servers, channel, report, boot_secs_max })
 }
 
 impl Accelerator {

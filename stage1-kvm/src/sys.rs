@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -38,23 +38,6 @@ pub(crate) fn restrict_mounts(path: &Path, read_only: bool) -> io::Result<()> {
         libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path.as_ptr(), libc::AT_RECURSIVE, &attributes, size)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Keeps all fds from `first` on out of the programs that this one executes.
-pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: the call changes a flag of the fds, and closes none.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Takes over an fd that the contract says this process was started with. Each number must be taken once.
-pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_SETFD takes an integer and touches no memory.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the fd is open, was so before this program started, and nothing else here knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Makes `queue`, a fresh fd of `/dev/net/tun`, the queue of a new tap device in this thread's network namespace, with virtio-net

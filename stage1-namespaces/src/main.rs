@@ -5,30 +5,24 @@
 //! then only waits: for the child, for signals, for requests on `control.sock`. It never enters the pod, never resolves a
 //! path inside an app's root, never parses an image, and believes nothing that comes out of the pod.
 
-mod channel;
-mod control;
 mod mount;
 mod network;
 mod overlay;
 mod plan;
-mod record;
-mod report;
 mod run;
 mod spawn;
 mod supervise;
 mod sys;
-mod terminal;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    let ended = match (arguments.next(), arguments.next(), arguments.next()) {
-        (Some(command), Some(uuid), None) if command == "run" => run::run(&uuid.to_string_lossy()),
+    match (arguments.next(), arguments.next(), arguments.next()) {
+        (Some(command), Some(uuid), None) if command == "run" => supervisor::run(&uuid.to_string_lossy(), run::run),
         _ => {
             eprintln!("usage: stage1-namespaces run UUID");
-            return ExitCode::from(contract::exit::USAGE);
+            ExitCode::from(contract::exit::USAGE)
         }
-    };
-    report::report(ended)
+    }
 }

@@ -6,10 +6,10 @@
 
 use crate::overlay::{self, Stack};
 use crate::plan::{Area, Operation, SKELETON};
-use crate::report::Advised;
 use crate::sys::{self, MountAttributes};
 use anyhow::{Context, Result};
 use contract::pod::DeviceKind;
+use contract::text::Advised;
 use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawMode, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
@@ -269,11 +269,11 @@ fn give(at: BorrowedFd<'_>, path: &Path, mode: RawMode, (uid, gid): (u32, u32)) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::one_string;
+    use supervisor::report::describe;
 
     #[test]
     fn a_chroot_gets_advice_and_other_errors_do_not() {
-        let text = |errno| one_string(&not_private(std::io::Error::from_raw_os_error(errno)));
+        let text = |errno| describe(&not_private(std::io::Error::from_raw_os_error(errno)));
         assert!(
             text(libc::EINVAL).starts_with("make the mounts of the pod private: invalid argument\nhint: `/` is no")
         );

@@ -9,11 +9,9 @@
 //!
 //! Every process here dies with the supervisor: parent death signal, and the PID namespace below.
 
-use crate::channel;
 use crate::mount::{self, Site};
 use crate::network;
 use crate::plan::Plan;
-use crate::report;
 use crate::sys::{self, MountAttributes, Side};
 use anyhow::{Context, Result, bail};
 use contract::channel::Event;
@@ -27,6 +25,8 @@ use rustix::thread::LinkNameSpaceType;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use supervisor::report;
+use wire::packet;
 
 /// What stage2 gets, and where it runs.
 pub(crate) struct Start<'a> {
@@ -64,7 +64,7 @@ pub(crate) fn stage2_path() -> Result<PathBuf> {
 pub(crate) fn spawn(start: &Start<'_>) -> Result<Child> {
     let supervisor = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .context("open a pidfd of the supervisor")?;
-    let (ours, theirs) = channel::pair()?;
+    let (ours, theirs) = packet::pair()?;
     if start.users.is_none() {
         // A network namespace of its own comes from the supervisor, at the same time.
         let flags = libc::CLONE_NEWNS | pod_namespaces(start.plan) & !libc::CLONE_NEWNET;
@@ -100,8 +100,8 @@ fn pod_namespaces(plan: &Plan) -> libc::c_int {
 /// The child has not become stage2: the supervisor learns why, in stage2's own words.
 fn end(channel: &OwnedFd, result: Result<Infallible>) -> ! {
     let Err(error) = result;
-    if let Ok(bytes) = serde_json::to_vec(&Event::Failed { message: report::one_string(&error) }) {
-        let _ = channel::send(channel.as_fd(), &bytes, &[]); // The supervisor may be gone; then nobody asks.
+    if let Ok(bytes) = serde_json::to_vec(&Event::Failed { message: report::describe(&error) }) {
+        let _ = packet::send(channel.as_fd(), &bytes, &[]); // The supervisor may be gone; then nobody asks.
     }
     std::process::exit(exit::FAILURE.into());
 }
@@ -142,7 +142,7 @@ fn build_for_users(start: &Start<'_>, supervisor: &OwnedFd, handover: &OwnedFd) 
     let flags = libc::CLONE_PARENT | libc::CLONE_NEWNS | pod_namespaces(start.plan);
     match sys::clone(flags).context("clone into namespaces of the pod's users")? {
         Side::Parent(first) => {
-            channel::send(handover.as_fd(), b"1", &[first.as_fd()]).context("hand over the pidfd of PID 1")?;
+            packet::send(handover.as_fd(), b"1", &[first.as_fd()]).context("hand over the pidfd of PID 1")?;
             std::process::exit(0);
         }
         Side::Child => enter_users(start, supervisor, &tree, &program),
@@ -243,7 +243,7 @@ fn execute(start: &Start<'_>, program: &OwnedFd) -> Result<Infallible> {
     let program = rustix::io::fcntl_dupfd_cloexec(program, 10).context("move fds")?;
     let pod_file = rustix::io::fcntl_dupfd_cloexec(&start.pod_file, 10).context("move fds")?;
     let channel = rustix::io::fcntl_dupfd_cloexec(&start.channel, 10).context("move fds")?;
-    sys::close_on_exec_from(3).context("close fds")?;
+    supervisor::sys::close_on_exec_from(3).context("close fds")?;
     sys::place(pod_file.as_fd(), stage2::POD_FD).context("pass `pod.json`")?;
     sys::place(channel.as_fd(), stage2::CHANNEL_FD).context("pass the channel")?;
     start.mask.thread_set_mask().context("restore the signal mask")?;

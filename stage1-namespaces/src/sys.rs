@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper has: clone3, mount_setattr, the loopback ioctl, and taking over inherited fds.
+//! The system calls that no safe wrapper has: clone3, mount_setattr, and the loopback ioctl.
 //!
 //! Each function is one call with a safe signature. This process never has more than one thread; that is what makes
 //! `clone` without `exec` sound.
@@ -92,49 +92,12 @@ pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     check(result.into())
 }
 
-/// Takes over an fd that the contract says this process was started with.
-///
-/// Fails when the fd is not open. Each number must be taken once.
-pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_SETFD takes an integer and touches no memory.
-    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-    check(result.into())?;
-    // SAFETY: the fd is open, was opened before this program started, and `run` takes each of the contract's numbers once.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-/// Marks every fd from `first` on close-on-exec, those that we do not know included.
-pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: the call takes integers and closes nothing now.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    check(result)
-}
-
 /// Makes `fd` the open file `number` of the program that is executed next.
 pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     // SAFETY: the call takes integers. Whoever owned `number` in this process is not used after this: `place` is called
     // right before exec, and its errors end the process.
     let result = unsafe { libc::dup3(fd.as_raw_fd(), number, 0) };
     check(result.into())
-}
-
-unsafe extern "C" {
-    /// Where the linker put the first read-only segment of this program.
-    static __executable_start: u8;
-    /// The end of its last read-only segment.
-    static etext: u8;
-}
-
-/// Unmaps this program's code and constants until they are used again: for a process that waits, they are most of its memory.
-pub(crate) fn drop_code() {
-    const PAGE: usize = 4096;
-    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
-    let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
-    if start < end {
-        // SAFETY: the linker puts read-only segments first, so the pages between the two symbols are unwritten pages of a
-        // private mapping of this program's file, and the kernel brings back the same bytes at the next access.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
-    }
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {

@@ -5,12 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use contract::channel::{Command, Event, FDS_MAX, MESSAGE_BYTES_MAX};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use wire::packet::{self, Packet};
 
 /// The channel.
 pub(crate) struct Channel(OwnedFd);
@@ -50,29 +45,33 @@ impl Channel {
 
     /// Takes one command, without waiting.
     pub(crate) fn receive(&self) -> Result<Received> {
-        let (mut buffer, mut fds) = (vec![0; MESSAGE_BYTES_MAX], Vec::new());
-        let Some(length) = packet(self.as_fd(), &mut buffer, &mut fds)? else { return Ok(Received::Nothing) };
-        if length == 0 {
-            return Ok(Received::Closed);
-        }
+        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        let (length, mut fds) = match self.packet(&mut buffer)? {
+            Packet::Nothing => return Ok(Received::Nothing),
+            Packet::End => return Ok(Received::Closed),
+            Packet::Message(length, fds) => (length, fds),
+        };
         let command: Command = serde_json::from_slice(&buffer[..length]).context("understand a command of stage1")?;
         if let Command::Start { cgroups, .. } = &command {
             let announced: usize = cgroups.iter().map(|(_, count)| count).sum();
-            let mut byte = [0];
             while fds.len() < announced {
                 // What does not fit into one packet follows in others that stage1 has already sent.
-                let more = packet(self.as_fd(), &mut byte, &mut fds)?;
-                ensure!(more == Some(1), "`start` announced {announced} descriptors and brought {}", fds.len());
+                let Packet::Message(1, more) = self.packet(&mut [0])? else { break };
+                fds.extend(more);
             }
             ensure!(fds.len() == announced, "`start` announced {announced} descriptors and brought {}", fds.len());
         }
         Ok(Received::Command(command, fds))
     }
 
+    fn packet(&self, buffer: &mut [u8]) -> Result<Packet> {
+        packet::receive(self.as_fd(), buffer, FDS_MAX).context("receive a packet")
+    }
+
     /// Sends one event, with a descriptor if it brings one.
     pub(crate) fn send(&self, event: &Event, fd: Option<BorrowedFd<'_>>) -> Result<()> {
         let bytes = serde_json::to_vec(event).context("write an event")?;
-        send_packet(self.as_fd(), &bytes, fd).context("send an event to stage1")
+        packet::send_blocking(self.as_fd(), &bytes, fd.as_slice()).context("send an event to stage1")
     }
 }
 
@@ -82,49 +81,12 @@ impl AsFd for Channel {
     }
 }
 
-/// Receives one packet: its length, or `None` if there is none. Descriptors are added to `fds`.
-pub(crate) fn packet(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<Option<usize>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let message = loop {
-        match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(None),
-            // The other end was closed with packets unread.
-            Err(Errno::CONNRESET) => return Ok(Some(0)),
-            other => break other.context("receive a packet")?,
-        }
-    };
-    for part in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = part {
-            fds.extend(received);
-        }
-    }
-    ensure!(!message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC), "a packet is too long");
-    Ok(Some(message.bytes))
-}
-
-/// Sends one packet.
-pub(crate) fn send_packet(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = fd.into_iter().collect();
-    if !fds.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn pair() -> (OwnedFd, Channel) {
-        let (stage1, stage2) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (stage1, stage2) = packet::pair().unwrap();
         (stage1, Channel::new(stage2))
     }
 
@@ -137,11 +99,9 @@ mod tests {
     fn descriptors_may_follow() {
         let (stage1, channel) = pair();
         let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        send_packet(stage1.as_fd(), &start(3), Some(null.as_fd())).unwrap();
-        send_packet(stage1.as_fd(), b"+", Some(null.as_fd())).unwrap();
-        send_packet(stage1.as_fd(), b"+", Some(null.as_fd())).unwrap();
+        packet::send_many(stage1.as_fd(), &start(FDS_MAX + 2), &vec![null.as_fd(); FDS_MAX + 2]).unwrap();
         let Received::Command(_, fds) = channel.receive().unwrap() else { panic!("no command") };
-        assert_eq!(fds.len(), 3);
+        assert_eq!(fds.len(), FDS_MAX + 2);
         assert!(matches!(channel.receive().unwrap(), Received::Nothing));
         drop(stage1);
         assert!(matches!(channel.receive().unwrap(), Received::Closed));
@@ -151,7 +111,7 @@ mod tests {
     fn bad_packets_are_refused() {
         for packet in [start(1), b"{}".to_vec(), b"{\"command\":\"stop\",\"more\":1}".to_vec()] {
             let (stage1, channel) = pair();
-            send_packet(stage1.as_fd(), &packet, None).unwrap();
+            packet::send(stage1.as_fd(), &packet, &[]).unwrap();
             assert!(channel.receive().is_err(), "{}", String::from_utf8_lossy(&packet));
         }
     }

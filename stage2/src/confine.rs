@@ -4,12 +4,13 @@
 //! point of this file; each says what it needs that the next one takes away. An app's first process and `pod exec` both come
 //! through here, so that they are confined alike.
 
-use crate::failure::{Advised, Failure, describe};
+use crate::failure::{Failure, describe};
 use crate::root::Root;
 use crate::user::{self, Identity};
 use crate::{lookup, notify, seccomp, sys};
 use anyhow::{Context, Result, ensure};
 use contract::pod::{App, Label, Seccomp};
+use contract::text::Advised;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -167,7 +168,7 @@ fn oom_score(app: &App, proc: Option<&OwnedFd>) -> Result<()> {
     let proc = proc.context("no proc to set oom_score_adj by")?;
     crate::proc::write(proc.as_fd(), "self/oom_score_adj", &score.to_string()).with_context(|| Advised {
         message: format!("set oom_score_adj to {score}"),
-        hint: "lowering it takes CAP_SYS_RESOURCE, which whoever runs `pod` must have",
+        hint: "lowering it takes CAP_SYS_RESOURCE, which whoever runs `pod` must have".to_owned(),
     })
 }
 
@@ -179,7 +180,7 @@ fn label(app: &App, proc: Option<&OwnedFd>) -> Result<()> {
         Label::Selinux { process, .. } => {
             crate::proc::write(proc, "self/attr/exec", process).with_context(|| Advised {
                 message: format!("confine it by SELinux context `{process}`"),
-                hint: "see that the policy has this context, or run the app with `--selinux=unconfined`",
+                hint: "see that the policy has this context, or run the app with `--selinux=unconfined`".to_owned(),
             })
         }
         Label::Apparmor { profile } => {
@@ -193,7 +194,7 @@ fn label(app: &App, proc: Option<&OwnedFd>) -> Result<()> {
             };
             written.with_context(|| Advised {
                 message: format!("confine it by AppArmor profile `{profile}`"),
-                hint: "see that the profile is loaded: `aa-status`",
+                hint: "see that the profile is loaded: `aa-status`".to_owned(),
             })
         }
     }
@@ -206,7 +207,7 @@ fn limits(app: &App) -> Result<()> {
         let hard = limit.hard.unwrap_or(u64::MAX);
         sys::set_limit(limit.resource.number(), soft, hard).with_context(|| Advised {
             message: format!("set {} to {soft}, at most {hard}", limit.resource),
-            hint: "raising a hard limit takes CAP_SYS_RESOURCE, which whoever runs `pod` must have",
+            hint: "raising a hard limit takes CAP_SYS_RESOURCE, which whoever runs `pod` must have".to_owned(),
         })?;
     }
     Ok(())
@@ -296,7 +297,7 @@ fn credentials(app: &App, who: &Identity) -> Result<CapabilitySet> {
 /// The one reason why a privileged process may not become this user or group.
 fn unmapped(kind: &str, id: u32) -> Advised {
     let hint = "the pod's user namespace has no such id: use a smaller one, or run without --private-users";
-    Advised { message: format!("become {kind} {id}"), hint }
+    Advised::new(format!("become {kind} {id}"), hint)
 }
 
 fn set_capabilities(both: CapabilitySet) -> Result<()> {

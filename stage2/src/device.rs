@@ -1,6 +1,5 @@
 //! /dev of an app: a tmpfs with the standard nodes and links, an own devpts, and the pod's shared memory and queues.
 
-use crate::failure::Advised;
 use crate::mount::{self, INERT};
 use crate::root::Root;
 use anyhow::{Context, Result, ensure};
@@ -8,6 +7,7 @@ use contract::features::Feature;
 use contract::kernel::Capability;
 use contract::pod::{App, Device, DeviceKind, Pod};
 use contract::stage2::{DEV, SHM};
+use contract::text::Advised;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -140,7 +140,7 @@ pub(crate) fn refuse_unconfined(pod: &Pod, app: &App, cgroups: usize, dev: &Owne
     }
     let message = format!("it has {able}, and neither a device cgroup nor a user namespace keeps it from devices");
     let hint = "drop CAP_MKNOD and CAP_SYS_ADMIN, or use a stage1 and a kernel that confine devices";
-    Err(Advised { message, hint }.into())
+    Err(Advised::new(message, hint).into())
 }
 
 /// Whether this process may not use a device that no list holds. No driver has the number, so an open that is not refused reaches

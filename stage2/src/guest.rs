@@ -13,12 +13,10 @@ mod bridge;
 mod cgroup;
 mod clock;
 mod devices;
-pub(crate) mod frame;
 mod network;
 mod port;
 mod power;
 mod roots;
-mod session;
 mod start;
 mod sys;
 
@@ -27,6 +25,7 @@ use contract::channel::Event;
 use contract::guest::{GUEST, Guest, POD};
 use contract::pod::Pod;
 use std::fs::File;
+use wire::mux::Mux;
 
 /// Runs the pod of the initramfs and switches the machine off. `core` is what runs in namespaces: it finds the standard
 /// streams, `pod.json` and the channel at the fds that the contract says, and gives the pod's exit code.
@@ -36,7 +35,7 @@ pub fn main(core: fn() -> u8) -> ! {
         Ok((guest, mut port)) => {
             let end =
                 run(&guest, &mut port, core).unwrap_or_else(|error| Event::Failed { message: format!("{error:#}") });
-            if let Err(error) = port.send_last(&end) {
+            if let Err(error) = port::send_last(&mut port, &end) {
                 report(&error);
             }
         }
@@ -50,16 +49,15 @@ fn report(error: &anyhow::Error) {
 }
 
 /// Loads the modules and opens the channel, the first word on which ends the host's boot deadline.
-fn connect() -> Result<(Guest, port::Port)> {
+fn connect() -> Result<(Guest, Mux)> {
     let guest: Guest =
         contract::json::read(File::open(GUEST).context("open `guest.json`")?).context("read `guest.json`")?;
     devices::load_modules(&guest.modules)?;
-    let mut port = port::Port::open()?;
-    port.send_now(&Event::Booted)?;
+    let port = port::open(&Event::Booted)?;
     Ok((guest, port))
 }
 
-fn run(guest: &Guest, port: &mut port::Port, core: fn() -> u8) -> Result<Event> {
+fn run(guest: &Guest, port: &mut Mux, core: fn() -> u8) -> Result<Event> {
     let pod_file = File::open(POD).context("open `pod.json`")?;
     let pod: Pod = contract::json::read(&pod_file).context("read `pod.json`")?;
     rustix::fs::seek(&pod_file, rustix::fs::SeekFrom::Start(0)).context("rewind `pod.json`")?;

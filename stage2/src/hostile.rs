@@ -1,7 +1,6 @@
 //! What fuzz targets start: bytes that others wrote, and the laws of reading them. Compiled for tests and with the feature
 //! `hostile` only.
 
-use crate::guest::frame;
 use crate::user::{self, File, Files, Spec};
 use contract::channel::Command;
 
@@ -9,36 +8,7 @@ use contract::channel::Command;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: &[Target] = &[("commands", commands), ("user", user)];
-
-/// What a host sends to its guest, in pieces of any length: no piece changes what is understood, and what was understood can be
-/// said again.
-fn commands(bytes: &[u8]) {
-    let Some((cut, bytes)) = bytes.split_first() else { return };
-    let whole = read(bytes, bytes.len().max(1));
-    assert_eq!(whole, read(bytes, usize::from(*cut).max(1)), "the cut changes the meaning");
-    for command in whole {
-        let mut frame = Vec::new();
-        frame::encode(&command, &mut frame).expect("what was read can be written");
-        let again = frame::decode(&mut frame).expect("what was written can be read");
-        assert_eq!((again, frame.as_slice()), (Some(command), &[][..]));
-    }
-}
-
-fn read(bytes: &[u8], cut: usize) -> Vec<Command> {
-    let (mut inbox, mut commands) = (Vec::new(), Vec::new());
-    for piece in bytes.chunks(cut) {
-        inbox.extend_from_slice(piece);
-        loop {
-            match frame::decode(&mut inbox) {
-                Ok(Some(command)) => commands.push(command),
-                Ok(None) => break,
-                Err(_) => return commands, // The guest ends here.
-            }
-        }
-    }
-    commands
-}
+pub const TARGETS: &[Target] = &[("commands", wire::mux::hostile::messages::<Command>), ("user", user)];
 
 /// User, group, and an image's passwd and group files, with NULs between: a number has one spelling, and a name gives what a
 /// line of a file says.
@@ -83,7 +53,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_commands_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            commands(&bytes);
+            wire::mux::hostile::messages::<Command>(&bytes);
         }
 
         #[test]

@@ -4,7 +4,6 @@
 //! the terminal and the socket that the child made in its own /dev, who the app runs as, and if a step went wrong, which one
 //! and why.
 
-use crate::channel::{packet, send_packet};
 use crate::confine::{self, Program};
 use crate::failure::Failure;
 use crate::root::Root;
@@ -21,6 +20,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::ThreadNameSpaceType;
 use std::convert::Infallible;
 use std::path::Path;
+use wire::packet::{self, Packet};
 
 /// The longest report.
 const REPORT_BYTES_MAX: usize = 8 << 10;
@@ -137,17 +137,17 @@ fn send_failure(report: &OwnedFd, failure: &Failure) {
     bytes.extend_from_slice(failure.message.as_bytes());
     bytes.truncate(REPORT_BYTES_MAX - 1);
     // If it cannot be sent, stage2 sees the exit code of this process, which is the same.
-    let _ = send_packet(report.as_fd(), &bytes, None);
+    let _ = packet::send_blocking(report.as_fd(), &bytes, &[]);
 }
 
 /// Reports the master of a terminal, from the child.
 pub(crate) fn send_terminal(report: &OwnedFd, master: &OwnedFd) -> Result<()> {
-    send_packet(report.as_fd(), b"t", Some(master.as_fd())).context("hand over the terminal")
+    packet::send_blocking(report.as_fd(), b"t", &[master.as_fd()]).context("hand over the terminal")
 }
 
 /// Reports the socket for notifications, from the child.
 pub(crate) fn send_notify(report: &OwnedFd, socket: &OwnedFd) -> Result<()> {
-    send_packet(report.as_fd(), b"n", Some(socket.as_fd())).context("hand over the socket for notifications")
+    packet::send_blocking(report.as_fd(), b"n", &[socket.as_fd()]).context("hand over the socket for notifications")
 }
 
 /// Reports who an app runs as, from the child. The app may change its passwd file; `pod exec` still means this user.
@@ -157,15 +157,19 @@ fn send_identity(report: &OwnedFd, who: &Identity) -> Result<()> {
     if bytes.len() >= REPORT_BYTES_MAX {
         return Ok(()); // Hundreds of groups: `pod exec` reads the files again.
     }
-    send_packet(report.as_fd(), &bytes, None).context("report who the app runs as")
+    packet::send_blocking(report.as_fd(), &bytes, &[]).context("report who the app runs as")
 }
 
 /// Takes one report, without waiting.
 pub(crate) fn receive(report: &OwnedFd) -> Result<Report> {
-    let (mut buffer, mut fds) = (vec![0; REPORT_BYTES_MAX], Vec::new());
-    let Some(length) = packet(report.as_fd(), &mut buffer, &mut fds)? else { return Ok(Report::Nothing) };
+    let mut buffer = vec![0; REPORT_BYTES_MAX];
+    let (length, mut fds) = match packet::receive(report.as_fd(), &mut buffer, 1).context("receive a report")? {
+        Packet::Nothing => return Ok(Report::Nothing),
+        // Closed by execve(2).
+        Packet::End => return Ok(Report::Executed),
+        Packet::Message(length, fds) => (length, fds),
+    };
     Ok(match (&buffer[..length], fds.pop()) {
-        ([], _) => Report::Executed,
         ([b't'], Some(master)) => Report::Terminal(master),
         ([b'n'], Some(socket)) => Report::Notify(socket),
         ([b'i', who @ ..], _) => Report::Identity(serde_json::from_slice(who).context("read who the app runs as")?),

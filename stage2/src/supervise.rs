@@ -198,8 +198,8 @@ impl<'a> Supervisor<'a> {
                 role.into_iter().for_each(|role| self.signal(role, signal));
                 Ok(())
             }
-            // Whoever holds the other end has the terminals' masters and the streams, and does this itself.
-            Command::Resize { .. } | Command::Input { .. } | Command::Taken { .. } => Ok(()),
+            // Whoever holds the other end has the terminals' masters, and does this itself.
+            Command::Resize { .. } => Ok(()),
             Command::Start { .. } => anyhow::bail!("a second `start`"),
         }
     }

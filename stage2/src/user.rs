@@ -3,8 +3,8 @@
 //! The files are hostile. A name that looks like a number in any way but the canonical one is refused, so that no two
 //! programs can read it differently (crun CVE-2026-30892).
 
-use crate::failure::Advised;
 use anyhow::{Context, Result, bail};
+use contract::text::Advised;
 use serde::{Deserialize, Serialize};
 
 /// A user or group as `pod.json` gives it.
@@ -107,7 +107,7 @@ impl File<'_> {
             None => anyhow::anyhow!("{kind} `{name}` is not in the image's {path}"),
             Some(fault) => anyhow::Error::new(Advised {
                 message: format!("{kind} `{name}` cannot be looked up: {fault}"),
-                hint: "give the user as a number, such as `--user=0`",
+                hint: "give the user as a number, such as `--user=0`".to_owned(),
             }),
         }
     }

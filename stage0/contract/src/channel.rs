@@ -1,8 +1,8 @@
 //! The channel between stage1 and stage2.
 //!
 //! In namespaces it is a SOCK_SEQPACKET pair: one JSON message in a packet, fds by SCM_RIGHTS. In a guest it is a byte
-//! stream (a virtio-console port): each frame is a little-endian u32 length, then that many bytes: one JSON message, in
-//! which stream data is base64. stage1 treats everything from stage2 as hostile: the pod may have taken it over.
+//! stream (a virtio-console port) of frames, which carry the messages and the bytes of the standard streams. The crate `wire`
+//! beside this one does both. stage1 treats everything from stage2 as hostile: the pod may have taken it over.
 
 use crate::control::Exec;
 use crate::name::AppName;
@@ -16,11 +16,11 @@ pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 pub const FDS_MAX: usize = 250;
 
 /// Guest only: so many bytes of stream data may be under way in each direction of a session, over all its streams, before the
-/// receiver has passed them on and said so by `Taken`. So neither side ever queues more, and a reader that stands still holds up
+/// receiver has passed them on and said so by a frame. So neither side ever queues more, and a reader that stands still holds up
 /// its own session and nothing else.
 pub const WINDOW_BYTES: usize = 128 << 10;
 
-/// Guest only: at most this much stream data in one message, before base64.
+/// Guest only: at most this much stream data in one frame.
 pub const DATA_BYTES_MAX: usize = 32 << 10;
 
 /// stage1 → stage2.
@@ -71,20 +71,6 @@ pub enum Command {
         /// Columns.
         columns: u16,
     },
-    /// Guest only: bytes for a standard input; empty: its end. Session 0 is the app with `stdin`.
-    Input {
-        /// Which session.
-        session: u32,
-        /// Base64.
-        data: String,
-    },
-    /// Guest only: so many bytes of this session's `Output` were passed on.
-    Taken {
-        /// Which session.
-        session: u32,
-        /// How many, added to what was said before.
-        bytes: u32,
-    },
 }
 
 /// stage2 → stage1.
@@ -121,22 +107,6 @@ pub enum Event {
         session: u32,
         /// How.
         end: AppEnd,
-    },
-    /// Guest only: bytes of a standard output.
-    Output {
-        /// 0 for the apps, or an exec session.
-        session: u32,
-        /// 1 or 2.
-        stream: u8,
-        /// Base64.
-        data: String,
-    },
-    /// Guest only: so many bytes of this session's `Input` were passed on, or dropped because nobody reads them any more.
-    Taken {
-        /// Which session.
-        session: u32,
-        /// How many, added to what was said before.
-        bytes: u32,
     },
     /// Guest only, its first event: the guest's PID 1 runs and has the channel.
     Booted,

@@ -23,6 +23,7 @@ pub mod pod;
 pub mod stage1;
 pub mod status;
 pub mod syscalls;
+pub mod text;
 
 /// Where stage2 finds things inside the pod, on every stage1: fd numbers and paths of the pod root.
 pub mod stage2;

@@ -4,12 +4,15 @@ use crate::exit;
 use serde::{Deserialize, Serialize};
 
 /// What became of one app.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppStatus {
     /// How it ended; absent while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<AppEnd>,
+    /// Why the app was killed, if its pod died under it and it had not ended itself: one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// First start, nanoseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_unix_nanos: Option<u64>,

@@ -6,23 +6,24 @@ use crate::arguments::globals::Globals;
 use crate::failure::Failure;
 use crate::life::find;
 use crate::life::pods::{PodDir, Pods};
-use crate::life::supervisor::Connection;
+use crate::life::supervisor::{self, Connection};
 use crate::stage1;
+use ::supervisor::terminal::{End, Terminal};
 use anyhow::{Context, Result};
 use contract::control::{self, Reply, Request};
-use contract::dir::{CONTROL, HOST, POD, State};
+use contract::dir::{CONTROL, HOST, PID, POD, State};
+use contract::exit;
 use contract::features::Feature;
 use contract::host::Host;
 use contract::name::AppName;
 use contract::pod::Pod;
 use contract::status::AppEnd;
+use contract::text::HINT;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::termios::{self, OptionalActions, Termios};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::IsTerminal;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 
 /// Signals that the program in the pod gets instead of this one.
 const FORWARDED: [Signal; 6] =
@@ -45,20 +46,21 @@ fn refuse_without_exec(pod: &PodDir) -> Result<()> {
 pub(crate) fn exec(globals: &Globals, arguments: &Exec) -> Result<u8> {
     let pods = Pods::open(&globals.dir)?;
     let pod = find::find(&pods, &arguments.pod)?;
-    if pod.state()? != State::Running {
-        return Err(not_running(&pod).into());
-    }
-    refuse_without_exec(&pod)?;
-    let description: Pod = pod.read(POD)?.ok_or_else(|| not_running(&pod))?;
-    let app = app(arguments, &description)?;
     let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
     let on_terminal = stdin.is_terminal() && stdout.is_terminal();
     if arguments.tty && !stdin.is_terminal() {
         return Err(Failure::new("`--tty` needs a terminal on the standard input").into());
     }
-    let tty = (on_terminal || arguments.tty).then(|| size(stdin.as_fd()));
+    let terminal = (on_terminal || arguments.tty).then(Terminal::of_caller).flatten();
+    // Before the program runs, so that no signal falls between.
+    let signals = block_signals(terminal.is_some())?;
+    let (pod, connection) = match connect(&pods, pod, &signals)? {
+        Reached::Supervisor(pod, connection) => (pod, connection),
+        Reached::Signal(signal) => return Ok(interrupted(signal)),
+    };
+    let description: Pod = pod.read(POD)?.ok_or_else(|| not_running(&pod))?;
     let request = Request::Exec(control::Exec {
-        app,
+        app: app(arguments, &description)?,
         arguments: match arguments.command.as_slice() {
             [] => vec!["/bin/sh".to_owned()],
             command => command.to_vec(),
@@ -66,20 +68,14 @@ pub(crate) fn exec(globals: &Globals, arguments: &Exec) -> Result<u8> {
         environment: environment(arguments),
         user: arguments.user.clone(),
         working_directory: arguments.working_dir.clone(),
-        tty,
+        tty: terminal.as_ref().map(Terminal::size),
     });
-    let connection = match Connection::open(&pod)? {
-        Some(connection) => connection,
-        None => return Err(not_listening(&pod)?.into()),
-    };
-    // Before the program runs, so that no signal falls between.
-    let signals = block_signals(tty.is_some())?;
-    if tty.is_some() {
+    if terminal.is_some() {
         connection.send(&request, &[])?;
     } else {
         connection.send(&request, &[stdin.as_fd(), stdout.as_fd(), std::io::stderr().as_fd()])?;
     }
-    let mut session = Session { connection, signals, terminal: None };
+    let mut session = Session { connection, signals, terminal, started: false };
     session.run()
 }
 
@@ -87,15 +83,54 @@ fn not_running(pod: &PodDir) -> Failure {
     Failure::new(format!("pod `{}` is not running", pod.uuid))
 }
 
-/// The pod had its lock a moment ago, and has no control socket.
-fn not_listening(pod: &PodDir) -> Result<Failure> {
-    if !pod.is_locked()? {
-        return Ok(not_running(pod));
+/// The pod has its lock and a `pid`, and yet no control socket.
+fn not_listening(pod: &PodDir) -> Failure {
+    Failure::new(format!("pod `{}` runs, but no process listens on its `{CONTROL}`", pod.uuid))
+        .hint(format!("it may be ending, then `pod status --wait {}` waits for its end", &pod.uuid.as_str()[..8]))
+}
+
+/// How the wait for a supervisor ended.
+enum Reached {
+    Supervisor(PodDir, Connection),
+    Signal(i32),
+}
+
+/// Connects to the supervisor, and waits for one that is just starting.
+fn connect(pods: &Pods, mut pod: PodDir, signals: &SignalFd) -> Result<Reached> {
+    let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    loop {
+        match pod.state()? {
+            State::Embryo | State::Preparing => {}
+            State::Running => {
+                refuse_without_exec(&pod)?;
+                // A supervisor listens before it writes `pid`.
+                let began = pod.open_file(PID)?.is_some();
+                if let Some(connection) = supervisor::connect(&pod)? {
+                    return Ok(Reached::Supervisor(pod, connection));
+                }
+                if began && pod.is_locked()? {
+                    return Err(not_listening(&pod).into());
+                }
+            }
+            _ => return Err(not_running(&pod).into()),
+        }
+        // Nothing tells that the supervisor listens; it does within milliseconds.
+        let mut fds = [PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&pause))).context("wait for the pod")?;
+        while let Some(info) = signals.read_signal().context("read a signal")? {
+            match i32::try_from(info.ssi_signo).unwrap_or_default() {
+                libc::SIGWINCH => {}
+                signal => return Ok(Reached::Signal(signal)),
+            }
+        }
+        // It may be in its next phase by now.
+        pod = find::find(pods, pod.uuid.as_str())?;
     }
-    Ok(Failure::new(format!("pod `{}` runs, but no process listens on its `{CONTROL}`", pod.uuid)).hint(format!(
-        "it may be just starting, then try again; or it is ending, then `pod status --wait {}` waits for its end",
-        &pod.uuid.as_str()[..8]
-    )))
+}
+
+/// As a shell says that a signal ended a program.
+fn interrupted(signal: i32) -> u8 {
+    exit::SIGNAL_BASE.wrapping_add(u8::try_from(signal).unwrap_or(0))
 }
 
 /// The app that is meant: the one that is named, or the only one.
@@ -120,10 +155,6 @@ fn environment(arguments: &Exec) -> Vec<(String, String)> {
     arguments.environment.iter().filter_map(resolve).collect()
 }
 
-fn size(terminal: BorrowedFd<'_>) -> (u16, u16) {
-    termios::tcgetwinsize(terminal).map_or((24, 80), |size| (size.ws_row, size.ws_col))
-}
-
 /// On a terminal in raw mode Ctrl-C is a byte, so only changes of its size are a matter of signals.
 fn block_signals(tty: bool) -> Result<SignalFd> {
     let mut set = SigSet::empty();
@@ -138,74 +169,65 @@ fn block_signals(tty: bool) -> Result<SignalFd> {
 struct Session {
     connection: Connection,
     signals: SignalFd,
-    /// The pod's side of the terminal, once the program runs.
+    /// The caller's; joined to the program's when that runs.
     terminal: Option<Terminal>,
-}
-
-/// The caller's terminal in raw mode, and the master of the program's.
-struct Terminal {
-    master: OwnedFd,
-    before: Termios,
-    input_open: bool,
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.before); // The terminal may be gone.
-    }
+    /// The program runs.
+    started: bool,
 }
 
 impl Session {
     fn run(&mut self) -> Result<u8> {
         loop {
-            let (reply, signal, input, output) = self.wait()?;
-            if input {
-                self.carry_input()?;
-            }
+            let ready = self.wait()?;
+            let flags = |source| ready.iter().find(|(known, _)| *known == source).map(|(_, flags)| *flags);
             // Output before the end: what the program wrote last must not be lost.
-            if output {
-                self.carry_output()?;
+            for end in [End::Input, End::Output, End::Master] {
+                if let (Some(flags), Some(terminal)) = (flags(Source::Terminal(end)), &mut self.terminal) {
+                    terminal.relay(end, flags);
+                }
             }
-            if signal {
-                self.carry_signals()?;
+            if flags(Source::Signals).is_some()
+                && let Some(code) = self.carry_signals()?
+            {
+                return Ok(code);
             }
-            if reply && let Some(code) = self.hear()? {
+            if flags(Source::Supervisor).is_some()
+                && let Some(code) = self.receive()?
+            {
                 return Ok(code);
             }
         }
     }
 
     /// Sleeps until something happens: a reply, a signal, bytes from the caller, bytes from the program.
-    fn wait(&self) -> Result<(bool, bool, bool, bool)> {
-        let stdin = std::io::stdin();
+    fn wait(&self) -> Result<Vec<(Source, PollFlags)>> {
+        let mut sources = vec![Source::Supervisor, Source::Signals];
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.connection.fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
         ];
-        let mut listens = false;
-        if let Some(terminal) = &self.terminal {
-            fds.push(PollFd::new(&terminal.master, PollFlags::IN));
-            listens = terminal.input_open;
-            if listens {
-                fds.push(PollFd::new(&stdin, PollFlags::IN));
-            }
+        for (end, fd, flags) in self.terminal.iter().flat_map(Terminal::interests) {
+            sources.push(Source::Terminal(end));
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
         }
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).context("wait")?;
-        let ready = |index: usize| fds.get(index).is_some_and(|fd| !fd.revents().is_empty());
-        Ok((ready(0), ready(1), listens && ready(3), ready(2)))
+        let happened = sources.into_iter().zip(fds.iter().map(PollFd::revents));
+        Ok(happened.filter(|(_, flags)| !flags.is_empty()).collect())
     }
 
-    fn hear(&mut self) -> Result<Option<u8>> {
+    fn receive(&mut self) -> Result<Option<u8>> {
         match self.connection.receive()? {
             None => Err(Failure::new("the pod ended").into()),
-            Some((Reply::Started, Some(master))) => {
-                self.terminal = Some(raw(master)?);
+            Some((Reply::Started, master)) => {
+                self.started = true;
+                if let (Some(terminal), Some(master)) = (&mut self.terminal, master) {
+                    terminal.join(master);
+                }
                 Ok(None)
             }
-            Some((Reply::Started | Reply::Accepted, _)) => Ok(None),
+            Some((Reply::Accepted, _)) => Ok(None),
             Some((Reply::Exited { end }, _)) => {
-                self.drain();
-                self.terminal = None;
+                self.terminal.iter_mut().for_each(Terminal::finish);
                 match end {
                     AppEnd::Failed { exit, message } => Err(failed(&message, exit).into()),
                     end => Ok(Some(end.exit_code())),
@@ -218,92 +240,35 @@ impl Session {
         }
     }
 
-    fn carry_input(&mut self) -> Result<()> {
-        let Some(terminal) = &mut self.terminal else { return Ok(()) };
-        let mut buffer = [0_u8; 4096];
-        match rustix::io::read(std::io::stdin(), &mut buffer) {
-            Ok(0) => terminal.input_open = false,
-            Ok(length) => {
-                write_all(terminal.master.as_fd(), &buffer[..length]).context("write to the program's terminal")?;
-            }
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(error) => return Err(error).context("read the terminal"),
-        }
-        Ok(())
-    }
-
-    /// EIO on a master means that no process has the other side open; the end is told by the supervisor.
-    fn carry_output(&mut self) -> Result<()> {
-        let Some(terminal) = &self.terminal else { return Ok(()) };
-        let mut buffer = [0_u8; 16 << 10];
-        match rustix::io::read(&terminal.master, &mut buffer) {
-            Ok(0) | Err(Errno::IO) => self.await_end(),
-            Ok(length) => write_all(std::io::stdout().as_fd(), &buffer[..length]).context("write to the terminal"),
-            Err(Errno::INTR | Errno::AGAIN) => Ok(()),
-            Err(error) => Err(error).context("read the program's terminal"),
-        }
-    }
-
-    /// Nothing more comes out of the terminal; only the supervisor's word is left to wait for.
-    fn await_end(&self) -> Result<()> {
-        let mut fds = [PollFd::from_borrowed_fd(self.connection.fd(), PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, None)).context("wait for the end").map(|_| ())
-    }
-
-    /// What is still in the terminal when the program is dead.
-    fn drain(&self) {
-        let Some(terminal) = &self.terminal else { return };
-        let mut buffer = [0_u8; 16 << 10];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        loop {
-            let mut fds = [PollFd::new(&terminal.master, PollFlags::IN)];
-            if !poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) {
-                return;
-            }
-            match rustix::io::read(&terminal.master, &mut buffer) {
-                Ok(length) if length > 0 && write_all(std::io::stdout().as_fd(), &buffer[..length]).is_ok() => {}
-                _ => return,
-            }
-        }
-    }
-
-    fn carry_signals(&mut self) -> Result<()> {
+    /// Passes signals on. A program that does not run yet, because its app or its guest does not, is not waited for any more.
+    fn carry_signals(&mut self) -> Result<Option<u8>> {
         while let Some(info) = self.signals.read_signal().context("read a signal")? {
-            let request = match i32::try_from(info.ssi_signo).unwrap_or_default() {
-                libc::SIGWINCH if self.terminal.is_none() => continue,
-                libc::SIGWINCH => {
-                    let (rows, columns) = size(std::io::stdin().as_fd());
+            let request = match (i32::try_from(info.ssi_signo).unwrap_or_default(), &self.terminal) {
+                (libc::SIGWINCH, None) => continue,
+                (libc::SIGWINCH, Some(terminal)) => {
+                    let (rows, columns) = terminal.size();
                     Request::Resize { rows, columns }
                 }
-                signal => Request::Signal { signal },
+                (signal, _) if !self.started => return Ok(Some(interrupted(signal))),
+                (signal, _) => Request::Signal { signal },
             };
             self.connection.send(&request, &[])?;
         }
-        Ok(())
+        Ok(None)
     }
 }
 
 /// stage2's words: a line, and perhaps advice in a second one.
 fn failed(message: &str, exit: u8) -> Failure {
-    match message.split_once("\nhint: ") {
+    match message.split_once(HINT) {
         Some((message, hint)) => Failure::with_exit(message, exit).hint(hint),
         None => Failure::with_exit(message, exit),
     }
 }
 
-fn raw(master: OwnedFd) -> Result<Terminal> {
-    let stdin = std::io::stdin();
-    let before = termios::tcgetattr(&stdin).context("read the terminal's mode")?;
-    let mut mode = before.clone();
-    mode.make_raw();
-    termios::tcsetattr(&stdin, OptionalActions::Drain, &mode).context("set the terminal's mode")?;
-    Ok(Terminal { master, before, input_open: true })
-}
-
-fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        let written = rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))?;
-        bytes = &bytes[written..];
-    }
-    Ok(())
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Supervisor,
+    Signals,
+    Terminal(End),
 }

@@ -6,7 +6,7 @@ use crate::escape::escape;
 use crate::facts::now_unix_secs;
 use crate::failure::Failure;
 use crate::life::pods::{PodDir, Pods};
-use crate::life::supervisor::Connection;
+use crate::life::supervisor;
 use crate::life::view::{AppView, View, view};
 use crate::life::{find, gc};
 use crate::output::{self, Table};
@@ -129,7 +129,11 @@ fn status_text(view: &View) -> String {
     lines.extend(optional.into_iter().filter_map(|(key, value)| value.map(|value| format!("{key}={value}"))));
     for app in &view.apps {
         let how = match app.status.as_ref().and_then(|status| status.end.as_ref()) {
-            Some(AppEnd::Signal(signal)) => format!("{} (signal {signal})", app.exit_code.unwrap_or_default()),
+            Some(AppEnd::Signal(signal)) => {
+                let cause = app.status.as_ref().and_then(|status| status.cause.as_deref());
+                let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+                format!("{} (signal {signal}{cause})", app.exit_code.unwrap_or_default())
+            }
             Some(AppEnd::Failed { exit, message }) => format!("{exit} ({message})"),
             Some(AppEnd::Code(code)) => code.to_string(),
             None => app.state.to_owned(),
@@ -150,7 +154,7 @@ fn wait_ready(pod: &PodDir) -> Result<()> {
         if !pod.is_locked()? {
             return Err(Failure::new(format!("pod `{}` is not running", pod.uuid)).into());
         }
-        if let Some(connection) = Connection::open(pod)? {
+        if let Some(connection) = supervisor::connect(pod)? {
             connection.send(&Request::Status, &[])?;
             if matches!(connection.receive()?, Some((Reply::Status { ready: true, .. }, _))) {
                 return Ok(());

@@ -150,7 +150,7 @@ fn tell(pod: &PodDir, how: How) -> Result<Told> {
         }
         How::Ask(grace) => (grace, Told::Signalled),
     };
-    if let Some(connection) = Connection::open_within(pod, ANSWER_MAX)? {
+    if let Some(connection) = supervisor::connect_within(pod, ANSWER_MAX)? {
         let grace_millis = grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
         return Ok(match connection.send(&Request::Stop { grace_millis }, &[]) {
             Ok(()) => Told::Asked(connection),

@@ -1,8 +1,8 @@
 //! The tap device: the end of a cable whose other end is the machine's card.
 
-use crate::run::Hint;
 use anyhow::{Context, Result};
 use contract::guest::Interface;
+use contract::text::Advised;
 use netlink::Socket;
 use netlink::link::{self, Link};
 use netlink::uapi::{IFF_UP, IFLA_MTU};
@@ -21,7 +21,7 @@ pub(super) fn tap(kernel: &Socket, interface: &Interface) -> Result<(OwnedFd, St
     let context = || format!("make a tap device for interface `{}`", interface.name);
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let queue = rustix::fs::openat(CWD, DEVICE, flags, Mode::empty()).map_err(|error| {
-        Hint::error(format!("open `{DEVICE}`: {error}"), "the kernel needs the driver `tun`: `modprobe tun`")
+        Advised::new(format!("open `{DEVICE}`: {error}"), "the kernel needs the driver `tun`: `modprobe tun`")
     })?;
     let name = crate::sys::make_tap(queue.as_fd(), NAME).with_context(context)?;
     crate::sys::set_tap_header(queue.as_fd(), HEADER_BYTES).with_context(context)?;

@@ -1,11 +1,12 @@
 //! virtiofsd: a process for each host volume that serves one directory to the guest, and sees nothing else of the host.
 
 use super::jail;
+use crate::machine::VolumeServer;
 use crate::plan::Share;
-use crate::run::Hint;
 use crate::sys::die_with_parent;
 use anyhow::{Context, Result, bail};
 use contract::kernel::Capability;
+use contract::text::Advised;
 use rustix::fs::CWD;
 use rustix::io::FdFlags;
 use rustix::mount::{
@@ -19,7 +20,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// Where distributions put it.
 const PROGRAMS: [&str; 3] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"];
@@ -72,7 +73,7 @@ const FORBIDDEN: [libc::c_long; 27] = [
 const SERVED: &str = "/mnt";
 
 /// Starts one process a share, and gives it with the socket that a hypervisor speaks to it through.
-pub(crate) fn start(shares: &[Share], report: &OwnedFd) -> Result<Vec<(Child, OwnedFd)>> {
+pub(crate) fn start(shares: &[Share], report: &OwnedFd) -> Result<Vec<(VolumeServer, OwnedFd)>> {
     shares
         .iter()
         .map(|share| serve(share, report).with_context(|| format!("share `{}`", share.source.display())))
@@ -82,11 +83,11 @@ pub(crate) fn start(shares: &[Share], report: &OwnedFd) -> Result<Vec<(Child, Ow
 /// The program, or what to install.
 pub(crate) fn program() -> Result<&'static str> {
     PROGRAMS.iter().find(|path| Path::new(path).exists()).copied().ok_or_else(|| {
-        Hint::error("virtiofsd is not installed", "install `virtiofsd`, or on Debian 12 `qemu-system-common`")
+        Advised::new("virtiofsd is not installed", "install `virtiofsd`, or on Debian 12 `qemu-system-common`").into()
     })
 }
 
-fn serve(share: &Share, report: &OwnedFd) -> Result<(Child, OwnedFd)> {
+fn serve(share: &Share, report: &OwnedFd) -> Result<(VolumeServer, OwnedFd)> {
     let program = program()?;
     // Connected before the program runs and then without a name, so nobody else can be first. The directory is the pod's.
     let name = format!("virtiofsd-{}", share.tag);
@@ -111,8 +112,9 @@ fn serve(share: &Share, report: &OwnedFd) -> Result<(Child, OwnedFd)> {
     command.env_clear().process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
     // With qemu's and the kernel's: read when the machine ends before its pod.
     command.stderr(report.try_clone().context("clone a pipe")?);
-    let child = die_with_parent(&mut command).spawn().context("start virtiofsd")?;
-    Ok((child, stream?.into()))
+    let process = die_with_parent(&mut command).spawn().context("start virtiofsd")?;
+    let name = format!("virtiofsd of the volume `{}`", share.source.display());
+    Ok((VolumeServer { process, name }, stream?.into()))
 }
 
 /// `stage1-kvm virtiofsd PARENT PROGRAM MODE SOURCE-FD NAME SOCKET-FD` (a NAME of `.`: the source is a directory): as root, in a mount namespace where the volume is at one

@@ -1,7 +1,6 @@
-//! The virtio-console port that carries the channel: non-blocking, with one queue for each direction.
+//! The virtio-console port that carries the channel: how it is found and opened, and the words before the bridge takes over.
 
 use super::devices;
-use super::frame;
 use anyhow::{Context, Result, bail};
 use contract::channel::{Command, Event};
 use contract::guest::CHANNEL_PORT;
@@ -9,127 +8,64 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use wire::frame::Frame;
+use wire::mux::{Mux, Token};
 
-/// While so much waits to be sent, no more is read from the apps.
-const OUTBOX_BYTES_MAX: usize = 512 << 10;
-
-/// The guest's end.
-#[derive(Debug)]
-pub(super) struct Port {
-    file: File,
-    inbox: Vec<u8>,
-    outbox: Vec<u8>,
-    /// So much of `outbox` was sent.
-    sent: usize,
+/// Opens the port once the driver has learned its name from the host, and sends the first message. Until the host's end is open
+/// the driver answers every read with an end of file and every poll with a hang-up; only a blocking write waits for it.
+pub(super) fn open(first: &Event) -> Result<Mux> {
+    let path = devices::wait("the channel's port", find)?;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&path, flags, rustix::fs::Mode::empty())
+        .with_context(|| format!("open `{}`", path.display()))?;
+    let mut file = File::from(fd);
+    let mut bytes = Vec::new();
+    Frame::Message(serde_json::to_vec(first)?).encode(&mut bytes)?;
+    file.write_all(&bytes).context("write to the channel")?;
+    rustix::fs::fcntl_setfl(&file, OFlags::RDWR | OFlags::NONBLOCK).context("make the channel non-blocking")?;
+    Ok(Mux::new(file.into()))
 }
 
-impl Port {
-    /// Opens the port once the driver has learned its name from the host.
-    pub(super) fn open() -> Result<Self> {
-        let path = devices::wait("the channel's port", find)?;
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&path, flags, rustix::fs::Mode::empty())
-            .with_context(|| format!("open `{}`", path.display()))?;
-        Ok(Self { file: fd.into(), inbox: Vec::new(), outbox: Vec::new(), sent: 0 })
-    }
+/// The next command that has come.
+pub(super) fn command(port: &mut Mux) -> Result<Option<Command>> {
+    let json = port.receive()?;
+    json.map(|json| serde_json::from_slice(&json).context("understand a command of the host")).transpose()
+}
 
-    /// Sends the first message. Until the host's end is open the driver answers every read with an end of file and every poll
-    /// with a hang-up; only a blocking write waits for it.
-    pub(super) fn send_now(&mut self, event: &Event) -> Result<()> {
-        let mut bytes = Vec::new();
-        frame::encode(event, &mut bytes)?;
-        std::io::Write::write_all(&mut self.file, &bytes).context("write to the channel")?;
-        rustix::fs::fcntl_setfl(&self.file, OFlags::RDWR | OFlags::NONBLOCK).context("make the channel non-blocking")
-    }
-
-    /// Waits for the host's first command, and gives the size of its terminal. The host sends it before the guest boots.
-    pub(super) fn start_command(&mut self) -> Result<Option<(u16, u16)>> {
-        loop {
-            match self.command()? {
-                Some(Command::Start { tty, .. }) => return Ok(tty),
-                Some(_) => bail!("the host's first command is not `start`"),
-                None => {}
-            }
-            poll_one(&self.file, PollFlags::IN)?;
-            self.fill()?;
+/// Waits for the host's first command, and gives the size of its terminal. The host sends it before the guest boots.
+pub(super) fn start_command(port: &mut Mux) -> Result<Option<(u16, u16)>> {
+    loop {
+        match command(port)? {
+            Some(Command::Start { tty, .. }) => return Ok(tty),
+            Some(_) => bail!("the host's first command is not `start`"),
+            None => {}
         }
-    }
-
-    /// Queues a message.
-    pub(super) fn send(&mut self, event: &Event) -> Result<()> {
-        if self.sent == self.outbox.len() {
-            self.outbox.clear();
-            self.sent = 0;
-        }
-        frame::encode(event, &mut self.outbox)
-    }
-
-    /// Sends `event` after all that is queued, and returns when the host has it.
-    pub(super) fn send_last(&mut self, event: &Event) -> Result<()> {
-        self.send(event)?;
-        while self.sent < self.outbox.len() {
-            poll_one(&self.file, PollFlags::OUT)?;
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    /// Sends what the port takes.
-    pub(super) fn flush(&mut self) -> Result<()> {
-        while self.sent < self.outbox.len() {
-            match rustix::io::write(&self.file, &self.outbox[self.sent..]) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error).context("write to the channel"),
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads what is there. The host's end closes only when the supervisor is dead, and so the pod.
-    pub(super) fn fill(&mut self) -> Result<()> {
-        let mut buffer = [0; 16 << 10];
-        loop {
-            match rustix::io::read(&self.file, &mut buffer) {
-                Ok(0) => bail!("the host closed the channel"),
-                Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error).context("read from the channel"),
-            }
-            if self.inbox.len() >= contract::channel::MESSAGE_BYTES_MAX {
-                return Ok(());
-            }
-        }
-    }
-
-    /// The next command that was read.
-    pub(super) fn command(&mut self) -> Result<Option<Command>> {
-        frame::decode(&mut self.inbox)
-    }
-
-    /// What to poll for.
-    pub(super) fn interest(&self) -> PollFlags {
-        if self.sent < self.outbox.len() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN }
-    }
-
-    /// Whether more may be queued.
-    pub(super) fn has_room(&self) -> bool {
-        self.outbox.len() - self.sent < OUTBOX_BYTES_MAX
+        wait(port, PollFlags::IN)?;
+        fill(port, PollFlags::IN)?;
     }
 }
 
-impl AsFd for Port {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
+/// Reads what has come. The host's end closes only when the supervisor is dead, and so the pod.
+pub(super) fn fill(port: &mut Mux, flags: PollFlags) -> Result<()> {
+    port.ready(Token::Channel, flags)?;
+    if port.is_open() { Ok(()) } else { bail!("the host closed the channel") }
 }
 
-fn poll_one(file: &File, flags: PollFlags) -> Result<()> {
-    match poll(&mut [PollFd::new(file, flags)], None) {
+/// Sends `event` after all that is queued, and returns when the host has it.
+pub(super) fn send_last(port: &mut Mux, event: &Event) -> Result<()> {
+    port.send(event)?;
+    while !port.is_sent() {
+        wait(port, PollFlags::OUT)?;
+        port.ready(Token::Channel, PollFlags::OUT)?;
+    }
+    Ok(())
+}
+
+fn wait(port: &Mux, flags: PollFlags) -> Result<()> {
+    match poll(&mut [PollFd::from_borrowed_fd(port.as_fd(), flags)], None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error).context("wait for the channel"),
     }

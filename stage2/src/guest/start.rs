@@ -1,22 +1,19 @@
 //! Starts the stage2 that runs the apps, as stage1-namespaces does: PID 1 of a PID namespace, with the standard streams
 //! of the pod, `pod.json` and the channel.
 
-use super::port::Port;
+use super::port;
 use super::sys::{self, Fork, fork};
 use anyhow::{Context, Result};
 use contract::channel::Command;
 use contract::kernel::Resource;
 use contract::name::AppName;
 use contract::pod::{Pod, Rlimit, Stdio};
-use rustix::io::{Errno, IoSlice};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
-};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::File;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use wire::mux::Mux;
+use wire::packet;
 
 /// The kernel's own limit (`fs.nr_open`), which a host's administrator may have raised.
 const OPEN_FILES_MAX: u64 = 1 << 20;
@@ -52,12 +49,10 @@ pub(super) struct Inputs {
 }
 
 /// Forks it. The host's first command is in its channel before it runs, with the guest's own cgroups.
-pub(super) fn start(pod: &Pod, inputs: Inputs, cgroups: &[(AppName, File)], port: &mut Port) -> Result<Core> {
+pub(super) fn start(pod: &Pod, inputs: Inputs, cgroups: &[(AppName, File)], port: &mut Mux) -> Result<Core> {
     let Inputs { pod_file, null, rlimits, core } = inputs;
-    let tty = port.start_command()?;
-    let (channel, channel_inside) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
-            .context("make the channel")?;
+    let tty = port::start_command(port)?;
+    let (channel, channel_inside) = packet::pair().context("make the channel")?;
     send_start(&channel, cgroups, tty)?;
     let reads = pod.apps.iter().any(|app| matches!(app.stdio, Stdio::Inherit { stdin: true }));
     let (stdin_inside, stdin) = if reads {
@@ -92,17 +87,7 @@ pub(super) fn start(pod: &Pod, inputs: Inputs, cgroups: &[(AppName, File)], port
 fn send_start(channel: &OwnedFd, cgroups: &[(AppName, File)], tty: Option<(u16, u16)>) -> Result<()> {
     let start = Command::Start { cgroups: cgroups.iter().map(|(app, _)| (app.clone(), 1)).collect(), tty };
     let fds: Vec<BorrowedFd<'_>> = cgroups.iter().map(|(_, procs)| procs.as_fd()).collect();
-    send(channel, &serde_json::to_vec(&start)?, &fds)?.context("write to stage2")
-}
-
-/// Sends one packet with fds, APPS_MAX of them at most.
-pub(super) fn send(channel: &OwnedFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Result<(), Errno>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(contract::APPS_MAX))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        anyhow::ensure!(control.push(SendAncillaryMessage::ScmRights(fds)), "too many fds for one packet");
-    }
-    Ok(sendmsg(channel, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).map(drop))
+    packet::send_many(channel.as_fd(), &serde_json::to_vec(&start)?, &fds).context("write to stage2")
 }
 
 /// A pipe, no end of which reaches an app by accident.

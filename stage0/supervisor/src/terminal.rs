@@ -1,11 +1,10 @@
-//! Joins an app's terminal to the caller's: bytes both ways, size, and the caller's terminal as it was at the end.
+//! Joins a terminal in the pod to the caller's: bytes both ways, size, and the caller's terminal as it was at the end.
 //!
-//! stage2 makes the app's terminal inside the pod and sends its master side up. Only bytes pass; the caller's terminal is never
-//! given to the pod (CVE-2017-5226).
+//! stage2 makes the terminal inside the pod and sends its master side up; out of a guest comes a socket that stands for it. Only
+//! bytes pass; the caller's terminal is never given to the pod (CVE-2017-5226).
 
-use contract::pod::{Pod, Stdio};
 use rustix::event::PollFlags;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, Winsize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,7 +16,8 @@ const END_OF_INPUT: u8 = 4;
 const FLUSH_SECS_MAX: i64 = 5;
 
 /// The caller's terminal and, once the app runs, the app's.
-pub(crate) struct Terminal {
+#[derive(Debug)]
+pub struct Terminal {
     /// The settings to go back to, once they were changed.
     saved: Option<Termios>,
     master: Option<OwnedFd>,
@@ -30,7 +30,7 @@ pub(crate) struct Terminal {
 
 /// The three places where bytes come from or go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
     /// The caller's standard input.
     Input,
     /// The caller's standard output.
@@ -40,23 +40,21 @@ pub(crate) enum End {
 }
 
 impl Terminal {
-    /// The caller's, if an app of the pod is to be joined to it.
-    pub(crate) fn of_caller(pod: &Pod) -> Option<Self> {
-        pod.apps.iter().any(|app| app.stdio == Stdio::Tty).then(|| {
-            let input = own(std::io::stdin().as_fd(), "/proc/self/fd/0", OFlags::RDONLY)?;
-            let output = own(std::io::stdout().as_fd(), "/proc/self/fd/1", OFlags::WRONLY)?;
-            let (to_app, to_caller) = (Vec::new(), Vec::new());
-            Some(Self { saved: None, master: None, input, output, input_ended: false, to_app, to_caller })
-        })?
+    /// On the caller's standard input and output.
+    pub fn of_caller() -> Option<Self> {
+        let input = own(std::io::stdin().as_fd(), "/proc/self/fd/0", OFlags::RDONLY)?;
+        let output = own(std::io::stdout().as_fd(), "/proc/self/fd/1", OFlags::WRONLY)?;
+        let (to_app, to_caller) = (Vec::new(), Vec::new());
+        Some(Self { saved: None, master: None, input, output, input_ended: false, to_app, to_caller })
     }
 
     /// Rows and columns.
-    pub(crate) fn size(&self) -> (u16, u16) {
+    pub fn size(&self) -> (u16, u16) {
         rustix::termios::tcgetwinsize(&self.input).map_or((24, 80), |size| (size.ws_row, size.ws_col))
     }
 
     /// The app's terminal is there: from now on keys go to it untouched, control-C included.
-    pub(crate) fn join(&mut self, master: OwnedFd) {
+    pub fn join(&mut self, master: OwnedFd) {
         if self.master.is_some() {
             return; // One app has the caller's terminal; stage2 says so once.
         }
@@ -74,14 +72,14 @@ impl Terminal {
     }
 
     /// The caller's terminal has a new size; the kernel tells the app.
-    pub(crate) fn resize(&self) {
+    pub fn resize(&self) {
         if let Some(master) = &self.master {
             set_size(master.as_fd(), self.size());
         }
     }
 
     /// What to wait for.
-    pub(crate) fn interests(&self) -> impl Iterator<Item = (End, BorrowedFd<'_>, PollFlags)> {
+    pub fn interests(&self) -> impl Iterator<Item = (End, BorrowedFd<'_>, PollFlags)> {
         let input = (self.to_app.is_empty() && !self.input_ended && self.master.is_some()).then_some(PollFlags::IN);
         let output = (!self.to_caller.is_empty()).then_some(PollFlags::OUT);
         let mut flags = PollFlags::empty();
@@ -94,7 +92,7 @@ impl Terminal {
     }
 
     /// Moves the bytes that can be moved now.
-    pub(crate) fn relay(&mut self, end: End, ready: PollFlags) {
+    pub fn relay(&mut self, end: End, ready: PollFlags) {
         match end {
             End::Input => self.read_input(),
             End::Output => self.write_output(),
@@ -152,7 +150,7 @@ impl Terminal {
     }
 
     /// Passes on what the app wrote last, and leaves the caller's terminal as it was found.
-    pub(crate) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         let wait = rustix::event::Timespec { tv_sec: FLUSH_SECS_MAX, tv_nsec: 0 };
         loop {
             while !self.to_caller.is_empty() {
@@ -191,7 +189,7 @@ impl Drop for Terminal {
 }
 
 /// Rows and columns of the terminal that `master` is the other side of.
-pub(crate) fn set_size(master: BorrowedFd<'_>, (rows, columns): (u16, u16)) {
+pub fn set_size(master: BorrowedFd<'_>, (rows, columns): (u16, u16)) {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let _ = rustix::termios::tcsetwinsize(master, size); // It has hung up; its size does not matter.
 }
@@ -199,6 +197,9 @@ pub(crate) fn set_size(master: BorrowedFd<'_>, (rows, columns): (u16, u16)) {
 /// The same terminal or pipe by an open file description of our own: O_NONBLOCK on the caller's would be seen by the caller.
 fn own(fd: BorrowedFd<'_>, path: &str, access: OFlags) -> Option<OwnedFd> {
     let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    // Sockets cannot be opened again; there, what poll says has to do.
-    rustix::fs::openat(CWD, path, flags, Mode::empty()).or_else(|_| rustix::io::fcntl_dupfd_cloexec(fd, 5)).ok()
+    let kind = rustix::fs::fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    // A file opened again would begin at its start. A socket cannot be opened again; there, what poll says has to do.
+    let again = matches!(kind, Ok(FileType::CharacterDevice | FileType::Fifo));
+    let opened = again.then(|| rustix::fs::openat(CWD, path, flags, Mode::empty()).ok()).flatten();
+    opened.or_else(|| rustix::io::fcntl_dupfd_cloexec(fd, 6).ok())
 }
