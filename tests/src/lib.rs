@@ -7,6 +7,7 @@
 mod apps;
 pub mod caller;
 pub mod confined;
+pub mod control;
 #[cfg(feature = "kvm")]
 pub mod cpuid;
 mod fixture;

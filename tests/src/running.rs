@@ -61,6 +61,21 @@ impl<'a> Running<'a> {
         self.child.as_ref().expect("the pod runs").id()
     }
 
+    /// The process in which the pod lives: PID 1, or the hypervisor. It is the supervisor's child that serves no volume.
+    pub fn container(&self) -> u32 {
+        let name = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let children = crate::confined::children(self.pid(), &[]);
+        let found: Vec<u32> = children.into_iter().filter(|pid| !name(pid).starts_with("virtiofsd")).collect();
+        let [process] = found.as_slice() else { panic!("several processes could be the pod: {found:?}") };
+        *process
+    }
+
+    /// Sends a signal to [`Self::container`].
+    pub fn signal_container(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_raw(self.container().cast_signed()).expect("not 0");
+        rustix::process::kill_process(pid, signal).expect("the pod runs");
+    }
+
     /// Sends a signal to the supervisor.
     pub fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("the pod runs"));

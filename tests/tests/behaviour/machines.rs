@@ -3,6 +3,7 @@
 
 #![cfg(feature = "kvm")]
 
+use contract::status::AppEnd;
 use nix::sys::signal::Signal;
 use std::fs;
 use tests::confined::{self, Thread};
@@ -62,7 +63,10 @@ machine_test!(what_is_no_kernel_is_refused, |t| {
 
 machine_test!(a_kernel_that_panics_ends_the_pod, |t| {
     let flags = "--kernel-args=rdinit=/no/such/init --kernel-args=root=none";
-    pod(t, flags).run().assert_refused(125, "panic");
+    let ran = pod(t, flags).run();
+    ran.assert_refused(125, "panic");
+    let end = ran.status("a").end;
+    assert!(matches!(&end, Some(AppEnd::Failed { exit: 125, message }) if message.contains("panic")), "{end:?}");
 });
 
 machine_test!(a_triple_fault_ends_the_pod, |t| {
@@ -200,6 +204,21 @@ machine_test!(cve_2015_2877_memory_is_not_merged, |t| {
 // In software here; what KVM's guests read is asked in the testbed.
 machine_test!(a_guest_reads_the_table_of_its_cpu_only, |t| {
     cpuid::assert_within_table(t, "--hypervisor=qemu");
+});
+
+// The guest would wait for its volume without an end.
+machine_test!(a_dead_virtiofsd_ends_the_pod, |t| {
+    let volume = t.path("volume");
+    fs::create_dir(&volume).unwrap();
+    let flag = format!("--volume=v,kind=host,source={} --mount=volume=v,target=/v", volume.display());
+    let mut pod = t.pod().flag(&flag).app("a", "file-write /v/up x then process-sleep 600").start();
+    let process = rustix::process::Pid::from_raw(child(&pod, |name| name == "virtiofsd").cast_signed()).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    pod.wait().assert_refused(125, "virtiofsd").assert_stderr_has("was killed by signal 9");
+    let status = pod.status("a");
+    assert_eq!(status.end, Some(AppEnd::Signal(9)));
+    let cause = status.cause.unwrap_or_default();
+    assert!(cause.contains("virtiofsd") && cause.contains(&volume.display().to_string()), "{cause}");
 });
 
 machine_test!(a_check_names_the_kernel_and_the_hypervisor, |t| {

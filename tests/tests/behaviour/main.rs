@@ -24,6 +24,7 @@ mod ownership;
 mod several;
 mod stages;
 mod stopping;
+mod supervision;
 mod terminals;
 mod testbed;
 mod trust;
