@@ -30,6 +30,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     sys::notice_children();
+    // Trust rules, the store and sockets that others may write are refused, so none is made, whatever the caller's umask.
+    let others = rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH;
+    let own = rustix::process::umask(others);
+    rustix::process::umask(own | others);
     let (command, result) = match arguments() {
         Ok(arguments) => (Some(arguments.action.name()), run(&arguments)),
         Err((command, failure)) => (command, Err(failure.into())),
