@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+mod allow;
 pub mod decide;
 mod edit;
 mod evidence;
@@ -19,8 +20,9 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
+pub use allow::Allow;
 pub use decide::{Acceptance, Asked, Basis, Grant, Marks};
-pub use edit::{AddOptions, Entry, KeyEntry, add, list, remove, revoke};
+pub use edit::{AddOptions, Entry, KeyEntry, add, allow, list, remove, revoke};
 pub use files::{Level, TrustDirs};
 pub use import::import_policy;
 pub use judge::{NO_MARKS, Policy, Question};

@@ -4,10 +4,11 @@ use crate::arguments::PodArguments;
 use crate::failure::Failure;
 use crate::lsm::Apparmor;
 use crate::lsm::selinux::Selinux;
+use crate::pod_json::asks::OfCaller;
 use crate::pod_json::{DeviceNode, Facts, environment};
 use crate::values::volume::VolumeFlag;
 use anyhow::{Context, Result};
-use contract::kernel::Capability;
+use contract::kernel::{Capability, Resource};
 use contract::pod::{DeviceKind, VolumeSource};
 use std::fs;
 use std::io::{IsTerminal, Read};
@@ -57,6 +58,7 @@ pub(crate) fn gather(arguments: &PodArguments) -> Result<Facts> {
     facts.apparmor = Apparmor::look();
     facts.selinux = Selinux::look();
     facts.missing_capabilities = missing_capabilities();
+    facts.caller = of_caller();
     Ok(facts)
 }
 
@@ -126,6 +128,13 @@ fn read_text(path: &Path) -> std::io::Result<String> {
         return Err(std::io::Error::other(format!("longer than {TEXT_BYTES_MAX} bytes")));
     }
     Ok(text)
+}
+
+/// From what the apps begin.
+fn of_caller() -> OfCaller {
+    let score = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
+    let limit = |resource: &Resource| Some((*resource as u32, crate::sys::hard_limit(*resource as u32)?));
+    OfCaller { hard_limits: Resource::ALL.iter().filter_map(limit).collect(), oom_score_adj: score.unwrap_or(0) }
 }
 
 /// Capabilities that this process cannot pass on: they are not in its permitted set.

@@ -103,8 +103,10 @@ pub(crate) fn failure(error: ObtainError) -> anyhow::Error {
 
 /// In the words of `pod.json`.
 pub(crate) fn app_image(obtained: Obtained) -> AppImage {
+    let allowed = obtained.acceptance.as_ref().map(|acceptance| acceptance.allowed()).unwrap_or_default();
     let image = obtained.image;
     AppImage {
+        allowed,
         id: image.id.to_string(),
         name: image.name.as_str().to_owned(),
         base: image.name.base().to_owned(),
@@ -123,7 +125,7 @@ pub(crate) fn stage_image(obtained: &Obtained) -> StageImage {
 
 fn trust(trust: obtain::Trust) -> Trust {
     match trust {
-        obtain::Trust::Signature { prefix, keys } => Trust::Signature { prefix, keys },
+        obtain::Trust::Signature { prefix, keys } => Trust::Signature { prefix, keys, granted: Vec::new() },
         obtain::Trust::Digest => Trust::Digest,
         obtain::Trust::Insecure => Trust::Insecure,
     }

@@ -85,3 +85,11 @@ fn exit(code: i32) -> ! {
 fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// The hard limit of a resource (getrlimit(2)); none if it is infinite or the kernel does not have the resource.
+pub(crate) fn hard_limit(resource: u32) -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one struct rlimit, which `limit` is, and reads nothing of this process.
+    let result = unsafe { libc::getrlimit(resource as _, &raw mut limit) };
+    (result == 0 && limit.rlim_max != libc::RLIM_INFINITY).then_some(limit.rlim_max)
+}

@@ -35,24 +35,31 @@ fn ranges(seccomp: &Seccomp, capabilities: &[Capability], architecture: Architec
     };
     match seccomp {
         Seccomp::Unconfined => Ok(Ranges::new(Test::Always(Action::Allow))),
-        Seccomp::Default1 => {
-            // What the table does not know is newer than it; ENOSYS lets the C library fall back to what it knew before.
-            let ranges = Ranges::new(Test::Always(Action::Errno(libc::ENOSYS as u16)));
-            Ok(with_table(ranges, architecture, |syscall| default1(syscall.default1, capabilities)))
-        }
-        Seccomp::Retain { syscalls, errno } => {
+        Seccomp::Default1 => Ok(with_table(Ranges::new(Test::Always(UNKNOWN)), architecture, |syscall| {
+            default1(syscall.default1, capabilities)
+        })),
+        Seccomp::Retain { syscalls, errno, within_default } => {
             named(syscalls)?;
             let refused = Test::Always(refusal(*errno)?);
             Ok(with_table(Ranges::new(refused.clone()), architecture, |syscall| {
                 let retained = IMPLIED.contains(&syscall.name) || syscalls.iter().any(|name| name == syscall.name);
-                if retained { allowed(syscall.name) } else { refused.clone() }
+                match (retained, within_default) {
+                    (false, _) => refused.clone(),
+                    (true, false) => allowed(syscall.name),
+                    (true, true) => default1(syscall.default1, capabilities),
+                }
             }))
         }
-        Seccomp::Remove { syscalls, errno } => {
+        Seccomp::Remove { syscalls, errno, within_default } => {
             named(syscalls)?;
             let refused = Test::Always(refusal(*errno)?);
-            Ok(with_table(Ranges::new(Test::Always(Action::Allow)), architecture, |syscall| {
-                if syscalls.iter().any(|name| name == syscall.name) { refused.clone() } else { allowed(syscall.name) }
+            let unknown = if *within_default { UNKNOWN } else { Action::Allow };
+            Ok(with_table(Ranges::new(Test::Always(unknown)), architecture, |syscall| {
+                match (syscalls.iter().any(|name| name == syscall.name), within_default) {
+                    (true, _) => refused.clone(),
+                    (false, false) => allowed(syscall.name),
+                    (false, true) => default1(syscall.default1, capabilities),
+                }
             }))
         }
     }
@@ -83,6 +90,8 @@ fn refusal(errno: Option<i32>) -> Result<Action> {
     Ok(Action::Errno(errno as u16))
 }
 
+/// What the table does not know is newer than it; ENOSYS lets the C library fall back to what it knew before.
+const UNKNOWN: Action = Action::Errno(libc::ENOSYS as u16);
 const EPERM: Action = Action::Errno(libc::EPERM as u16);
 
 fn default1(verdict: Default1, capabilities: &[Capability]) -> Test {

@@ -106,6 +106,13 @@ impl Outcome {
         self
     }
 
+    /// Standard output holds this.
+    #[track_caller]
+    pub fn assert_stdout_has(&self, text: &str) -> &Self {
+        assert!(self.stdout.contains(text), "`{text}` is not on stdout of {self}");
+        self
+    }
+
     /// Standard error holds this.
     #[track_caller]
     pub fn assert_stderr_has(&self, text: &str) -> &Self {

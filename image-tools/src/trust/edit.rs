@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::key::{KeyId, Scheme};
 
+use super::allow::Allow;
 use super::files::{FileState, RuleFile, io_error};
 use super::rule::TrustedKey;
 use super::{Accept, Level, Prefix, Rule, RuleKey, TrustDirs, TrustError};
@@ -63,6 +64,8 @@ pub struct Entry {
     pub tags: bool,
     /// Version of the last rotation.
     pub rotation: u64,
+    /// What its signed images may have beyond the defaults.
+    pub allow: Vec<Allow>,
     /// The keys.
     pub keys: Vec<KeyEntry>,
 }
@@ -126,6 +129,30 @@ pub fn add(dirs: &TrustDirs, prefix: &Prefix, key: &str, options: &AddOptions) -
     rule.threshold = options.threshold.unwrap_or(rule.threshold);
     rule.inherit = options.inherit.unwrap_or(rule.inherit);
     rule.audit = options.audit.unwrap_or(rule.audit);
+    save(dirs, prefix, &rule)
+}
+
+/// Lets the images that a rule accepts by signature have more than the defaults, or, with `take_back`, no longer.
+///
+/// # Errors
+/// No rule for exactly that prefix, or one that asks for no signature; and files that cannot be written.
+pub fn allow(dirs: &TrustDirs, prefix: &Prefix, words: &[Allow], take_back: bool) -> Result<Entry, TrustError> {
+    let _lock = lock(dirs)?;
+    let Some(found) = dirs.rule(prefix)? else {
+        return Err(TrustError::Change(format!("there is no trust rule for exactly `{prefix}`")));
+    };
+    let mut rule = found.rule;
+    if rule.accept != Accept::Signed {
+        return Err(TrustError::Change(format!(
+            "the rule for `{prefix}` asks for no signature, so it can allow nothing"
+        )));
+    }
+    rule.allow.retain(|known| !words.contains(known));
+    if !take_back {
+        rule.allow.extend(words.iter().cloned());
+    }
+    rule.allow.sort();
+    rule.allow.dedup();
     save(dirs, prefix, &rule)
 }
 
@@ -220,6 +247,7 @@ fn entry(
         signed_as: rule.signed_as.clone(),
         tags: rule.tags,
         rotation: rule.rotation,
+        allow: rule.allow.clone(),
         keys,
     })
 }

@@ -9,6 +9,8 @@ use crate::key::{KeyError, KeyId, PemKey, PublicKey, Scheme};
 use crate::name::ImageName;
 use crate::statement::moment;
 
+use super::allow::{ALLOW_MAX, Allow};
+
 /// Largest rule file read.
 pub(crate) const RULE_BYTES_MAX: u64 = 256 << 10;
 const KEYS_MAX: usize = 256;
@@ -206,6 +208,8 @@ pub struct Rule {
     pub tags: bool,
     /// The version of the last rotation statement applied; older ones are refused.
     pub rotation: u64,
+    /// What images that it accepts by signature may have beyond the defaults.
+    pub allow: Vec<Allow>,
     /// The keys.
     pub keys: Vec<RuleKey>,
 }
@@ -230,6 +234,8 @@ struct RuleText {
     tags: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     rotation: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    allow: Vec<Allow>,
     #[serde(default)]
     keys: Vec<KeyText>,
 }
@@ -288,6 +294,9 @@ impl Rule {
         if text.keys.len() > KEYS_MAX {
             return Err(format!("more than {KEYS_MAX} keys"));
         }
+        if text.allow.len() > ALLOW_MAX {
+            return Err(format!("more than {ALLOW_MAX} words in `allow`"));
+        }
         if let Some(name) = &text.signed_as {
             Prefix::parse(name).map_err(|error| error.to_string())?;
         }
@@ -308,6 +317,7 @@ impl Rule {
             signed_as: text.signed_as,
             tags: text.tags,
             rotation: text.rotation,
+            allow: text.allow,
             keys,
         })
     }
@@ -325,6 +335,7 @@ impl Rule {
             signed_as: self.signed_as.clone(),
             tags: self.tags,
             rotation: self.rotation,
+            allow: self.allow.clone(),
             keys: self.keys.iter().map(KeyText::of).collect(),
         };
         let mut text = serde_json::to_string_pretty(&text).expect("plain data has a JSON form");
@@ -446,6 +457,7 @@ mod tests {
             good.replace("\"version\":1", "\"version\":1,\"threshold\":0"),
             good.replace("\"version\":1", "\"version\":1,\"threshold\":-1"),
             good.replace("\"version\":1", "\"version\":1,\"accept\":\"all\""),
+            good.replace("\"version\":1", "\"version\":1,\"allow\":[\"devices\"]"),
             good.replace("\"id\"", "\"not_after\":\"tomorrow\",\"id\""),
             good.replace("\"id\"", "\"scheme\":\"rsa\",\"id\""),
             good.replace("\"id\"", "\"scheme\":\"ed25519\",\"id\""),

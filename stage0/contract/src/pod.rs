@@ -181,6 +181,10 @@ pub enum Trust {
         prefix: String,
         /// Key ids that counted.
         keys: Vec<String>,
+        /// What the image asked for beyond the defaults and the rule allows, in the rule's words. A prepared pod is refused
+        /// when the rule does not allow it any more.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        granted: Vec<String>,
     },
     /// The user named the image by its digest.
     #[serde(deserialize_with = "crate::json::no_fields")]
@@ -395,6 +399,9 @@ pub enum Seccomp {
         /// Returned for the others; absent: the app is killed by SIGSYS.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         errno: Option<i32>,
+        /// What `default-1` refuses stays refused, its argument rules included.
+        #[serde(default, skip_serializing_if = "is_false")]
+        within_default: bool,
     },
     /// All system calls but these.
     Remove {
@@ -403,7 +410,14 @@ pub enum Seccomp {
         /// Returned for these; absent: the app is killed by SIGSYS.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         errno: Option<i32>,
+        /// What `default-1` refuses stays refused, its argument rules included.
+        #[serde(default, skip_serializing_if = "is_false")]
+        within_default: bool,
     },
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What is written to `/proc/self/attr` before execve(2). A start fails if the kernel refuses it.

@@ -1,6 +1,12 @@
 //! Flags of every command, accepted before and after its name.
 
+use crate::arguments::Action;
+use crate::arguments::image_commands::Image;
+use crate::arguments::tree::Command;
+use crate::arguments::trust_commands::Trust;
+use crate::failure::Failure;
 use crate::values::sets::{Insecure, InsecureWord};
+use clap::ValueEnum;
 use std::path::PathBuf;
 
 /// Where pod keeps things, and what the user gives up.
@@ -25,6 +31,31 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
+    /// Refuses words of `--insecure-options` that would do nothing for this command: somebody who gives up a protection must not
+    /// believe that it was in force until now.
+    pub(crate) fn refuse_idle_words(&self, action: &Action) -> Result<(), Failure> {
+        let meant = match action {
+            Action::Run(_) | Action::Prepare(_) => return Ok(()),
+            Action::Command(Command::Fetch(_)) => {
+                Insecure { image: true, tls: true, http: true, ..Insecure::default() }
+            }
+            Action::Command(Command::Image(Image::Push(_)) | Command::Trust(Trust::Add(_))) => {
+                Insecure { tls: true, http: true, ..Insecure::default() }
+            }
+            Action::Command(Command::Config(_)) => return Ok(()),
+            _ => Insecure::default(),
+        };
+        for word in &self.insecure_options {
+            let given = Insecure::default().add(*word);
+            if given != Insecure::default() && !given.intersects(meant) {
+                let shown = word.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+                return Err(Failure::usage(format!("`--insecure-options={shown}` does nothing for this command"))
+                    .hint(format!("leave it out of `pod {}`", action.name())));
+            }
+        }
+        Ok(())
+    }
+
     /// The words of `--insecure-options` taken together.
     pub(crate) fn insecure(&self) -> Insecure {
         self.insecure_options.iter().fold(Insecure::default(), |insecure, word| insecure.add(*word))

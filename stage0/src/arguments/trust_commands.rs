@@ -2,6 +2,7 @@
 
 use super::commands::FormatFlag;
 use clap::ValueHint;
+use image_tools::trust::Allow;
 use std::path::PathBuf;
 
 /// `pod trust`
@@ -16,6 +17,9 @@ pub(crate) enum Trust {
     /// Show the rules that cover a name, the one that decides first
     #[command(after_help = "Example:\n  pod trust show example.com/team/app")]
     Show(TrustShow),
+    /// Let signed images of a prefix have more than the defaults
+    #[command(after_help = "Example:\n  pod trust allow --prefix example.com/vpn cap:NET_ADMIN")]
+    Allow(TrustAllow),
     /// Trust a key no longer
     #[command(visible_alias = "remove")]
     #[command(after_help = "Example:\n  pod trust rm --prefix example.com/team 0FA9CF52D8FF695F")]
@@ -75,6 +79,19 @@ pub(crate) struct TrustAdd {
     /// Key file: minisign form, or PEM for signatures of cosign; without it, keys are looked for on the web
     #[arg(value_name = "KEY.pub", value_hint = ValueHint::FilePath)]
     pub(crate) key: Option<PathBuf>,
+}
+
+/// `pod trust allow`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TrustAllow {
+    #[command(flatten)]
+    pub(crate) names: Names,
+    /// Allow these words no longer
+    #[arg(long)]
+    pub(crate) take_back: bool,
+    /// cap:NAME, rlimit:NAME, sysctl:KEY, seccomp, oom-score or cpu-shares
+    #[arg(value_name = "WORD", required = true)]
+    pub(crate) words: Vec<Allow>,
 }
 
 /// `pod trust list`

@@ -75,7 +75,12 @@ fn image(view: &View, app: &AppView, full: bool) -> String {
     let id = if full { format!("@{}", image.id) } else { String::new() };
     let insecure = image.trust == contract::pod::Trust::Insecure || !view.waived.is_empty();
     let mark = if insecure { " (insecure)" } else { "" };
-    format!("{}{version}{id}{mark}", image.name)
+    let more = match app.more.as_slice() {
+        [] => String::new(),
+        more if full => format!(" (more than the default: {})", more.join(", ")),
+        _ => " (more than the default)".to_owned(),
+    };
+    format!("{}{version}{id}{mark}{more}", image.name)
 }
 
 /// The pods that are named, by argument or by file.
@@ -124,6 +129,7 @@ fn status_text(view: &View) -> String {
         ("started", view.started_unix_secs.map(|secs| output::time(Some(secs), 0, true))),
         ("network", view.network.map(str::to_owned)),
         ("waived", (!view.waived.is_empty()).then(|| stage1::names(&view.waived))),
+        ("more", (!view.more.is_empty()).then(|| view.more.join(", "))),
         ("exit-code", view.exit_code.map(|code| code.to_string())),
     ];
     lines.extend(optional.into_iter().filter_map(|(key, value)| value.map(|value| format!("{key}={value}"))));

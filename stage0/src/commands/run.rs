@@ -7,6 +7,7 @@ use crate::cgroup::{hierarchy, make, plan};
 use crate::failure::Failure;
 use crate::life::pods::{PodDir, Pods, new_uuid};
 use crate::life::{find, gc, lease, names};
+use crate::more;
 use crate::pod_json::devices;
 use crate::stage1::{self, Given, Located, Meaning};
 use crate::{facts, images, network, output, pod_json, users};
@@ -154,6 +155,9 @@ fn resolve(
     }
     stage1.refuse_unknown_needs(&pod)?;
     say_what_is_waived(stage1, &pod);
+    for line in more::notices(&pod, stage1.stage1.root == RootForm::Tree) {
+        output::notice(&format!("pod: {line}"));
+    }
     if stage1.stage1.root == RootForm::Block {
         images::add_blocks(store, &mut pod)?;
     }
@@ -221,10 +225,18 @@ fn start(
 /// A key may have been revoked, or a rule removed, since the pod was prepared.
 fn verify_again(globals: &Globals, pod: &Pod, host: &Host) -> Result<()> {
     let store = images::open(globals)?;
-    let judge = |id: &str, asked: Option<&String>, trust: &Trust| {
+    let judge = |id: &str, asked: Option<&String>, trust: &Trust| -> Result<()> {
         let asked = asked.map(|asked| NameReference::parse(asked)).transpose()?;
         let insecure = Insecure { image: *trust == Trust::Insecure, ..Insecure::default() };
-        images::stored(&store, &Digest::parse(id)?, asked.as_ref(), insecure).map(|_| ())
+        let obtained = images::stored(&store, &Digest::parse(id)?, asked.as_ref(), insecure)?;
+        let Trust::Signature { granted, .. } = trust else { return Ok(()) };
+        let allowed = obtained.acceptance.map(|acceptance| acceptance.allowed()).unwrap_or_default();
+        match granted.iter().find(|word| !allowed.iter().any(|allowed| allowed.to_string() == **word)) {
+            Some(word) => Err(Failure::new(format!("its trust rule does not allow `{word}` any more"))
+                .hint("prepare the pod again")
+                .into()),
+            None => Ok(()),
+        }
     };
     for app in &pod.apps {
         judge(&app.image.id, host.asked.get(&app.name), &app.image.trust)

@@ -6,10 +6,11 @@ use crate::arguments::trust_commands::{Names, Trust, TrustAdd};
 use crate::escape::escape;
 use crate::failure::Failure;
 use anyhow::{Context, Result};
+use contract::kernel::{Capability, Resource};
 use image_tools::key::{KeyId, Scheme};
 use image_tools::name::ImageName;
 use image_tools::obtain::Insecure;
-use image_tools::trust::{self, AddOptions, Entry, Prefix, TrustDirs, TrustedKey};
+use image_tools::trust::{self, AddOptions, Allow, Entry, Prefix, TrustDirs, TrustedKey};
 use jiff::Timestamp;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::Path;
@@ -24,6 +25,13 @@ pub(crate) fn run(globals: &Globals, command: &Trust) -> Result<String> {
         Trust::Add(add) => self::add(globals, &dirs, add),
         Trust::List(list) => shown(&trust::list(&dirs)?, list.format.format),
         Trust::Show(show) => shown(&covering(&dirs, &show.name)?, show.format.format),
+        Trust::Allow(allow) => {
+            for word in &allow.words {
+                known(word)?;
+            }
+            trust::allow(&dirs, &prefix(&allow.names)?, &allow.words, allow.take_back)?;
+            Ok(String::new())
+        }
         Trust::Rm(remove) => {
             trust::remove(&dirs, &prefix(&remove.names)?, KeyId::parse(&remove.key)?)?;
             Ok(String::new())
@@ -41,6 +49,16 @@ pub(crate) fn run(globals: &Globals, command: &Trust) -> Result<String> {
             Ok(entries.iter().fold(String::new(), |text, entry| text + &entry.prefix + "\n"))
         }
     }
+}
+
+/// A name that no kernel knows would be allowed in vain.
+fn known(word: &Allow) -> Result<(), Failure> {
+    let known = match word {
+        Allow::Capability(name) => Capability::from_name(&format!("CAP_{name}")).is_some(),
+        Allow::Rlimit(name) => Resource::from_name(&format!("RLIMIT_{name}")).is_some(),
+        _ => true,
+    };
+    known.then_some(()).ok_or_else(|| Failure::usage(format!("`{word}` names nothing that the kernel has")))
 }
 
 fn add(globals: &Globals, dirs: &TrustDirs, add: &TrustAdd) -> Result<String> {
@@ -158,6 +176,10 @@ fn table(entry: &Entry) -> String {
     ];
     words.extend(flags.into_iter().filter(|(set, _)| *set).map(|(_, word)| word.to_owned()));
     words.extend(entry.signed_as.as_ref().map(|name| format!("signed as {name}")));
+    if !entry.allow.is_empty() {
+        let allow = entry.allow.iter().map(ToString::to_string).collect::<Vec<_>>();
+        words.push(format!("allows {}", allow.join(" ")));
+    }
     words.extend((entry.rotation > 0).then(|| format!("rotation {}", entry.rotation)));
     let mut text = format!("{}  {}\n", entry.prefix, words.join(", "));
     for key in &entry.keys {

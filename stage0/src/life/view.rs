@@ -1,11 +1,12 @@
 //! What can be said about a pod, from its directory alone. Nothing here trusts the pod: texts are escaped when printed.
 
 use super::pods::PodDir;
+use crate::more::{self, Confinement};
 use anyhow::Result;
 use contract::dir::{PID, POD, Phase, STATUS, State};
 use contract::features::Feature;
 use contract::name::{AppName, PodName, PodUuid};
-use contract::pod::{Image, Network};
+use contract::pod::{Image, Ipc, Network};
 use contract::status::{AppEnd, AppStatus};
 use rustix::fs::{AtFlags, statat};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub(crate) struct View {
     /// What of the isolation the user gave up.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) waived: BTreeSet<Feature>,
+    /// What all its apps share beyond the defaults.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) more: Vec<String>,
     /// In the order of the command line.
     pub(crate) apps: Vec<AppView>,
     /// The user's.
@@ -50,6 +54,9 @@ pub(crate) struct AppView {
     pub(crate) name: AppName,
     /// Where its root came from, and why it may run.
     pub(crate) image: Image,
+    /// What it has beyond the defaults.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) more: Vec<String>,
     /// prepared, running, exited or unknown.
     pub(crate) state: &'static str,
     /// How it ended, as one number.
@@ -71,6 +78,9 @@ struct Summary {
     network: Network,
     #[serde(default)]
     waived: BTreeSet<Feature>,
+    ipc: Ipc,
+    #[serde(default)]
+    sysctls: BTreeMap<String, String>,
     apps: Vec<AppSummary>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
@@ -80,6 +90,8 @@ struct Summary {
 struct AppSummary {
     name: AppName,
     image: Image,
+    #[serde(flatten)]
+    confinement: Confinement,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
 }
@@ -98,6 +110,7 @@ pub(crate) fn view(pod: &PodDir) -> Result<View> {
         exit_code: None,
         network: None,
         waived: BTreeSet::new(),
+        more: Vec::new(),
         apps: Vec::new(),
         annotations: BTreeMap::new(),
     };
@@ -106,6 +119,7 @@ pub(crate) fn view(pod: &PodDir) -> Result<View> {
     view.created_unix_secs = Some(summary.created_unix_secs);
     view.annotations = summary.annotations;
     view.waived = summary.waived;
+    view.more = more::shared(&summary.network, summary.ipc, &summary.sysctls);
     view.network = Some(match summary.network {
         Network::None => "none",
         Network::Host => "host",
@@ -131,6 +145,7 @@ fn app_view(pod: &PodDir, state: State, app: AppSummary) -> AppView {
             _ => "unknown",
         },
         exit_code: end.map(AppEnd::exit_code),
+        more: app.confinement.more(),
         status,
         name: app.name,
         image: app.image,

@@ -1,5 +1,6 @@
 //! One app of `pod.json`: the image's configuration under the user's flags.
 
+use super::asks::Asks;
 use super::environment::{self, Own, Shared};
 use super::volumes::{self, Volumes};
 use super::{AppImage, Facts, confinement, label, limits};
@@ -12,8 +13,9 @@ use crate::values::sets::Insecure;
 use crate::values::{signal, user};
 use contract::kernel::Resource;
 use contract::name::{AppName, PodUuid};
-use contract::pod::{App, Device, Image, Restart, RestartPolicy, Rlimit, Root, Stdio, Stop};
+use contract::pod::{App, Device, Image, Restart, RestartPolicy, Rlimit, Root, Stdio, Stop, Trust};
 use image_tools::config;
+use image_tools::trust::Allow;
 use std::path::{Path, PathBuf};
 
 /// SIGTERM, as every init sends it.
@@ -48,12 +50,24 @@ pub(crate) fn build(
     let none = config::App { user: "0".to_owned(), working_directory: "/".to_owned(), ..config::App::default() };
     let of_image = image.config.app.as_ref().unwrap_or(&none);
     let isolators = Some(&of_image.isolators);
+    let prefix = match &image.trust {
+        Trust::Signature { prefix, keys, .. } if !keys.is_empty() => Some(prefix.as_str()),
+        _ => None,
+    };
+    let asks = Asks::new(prefix, &image.allowed);
     let name = name(flags, &image)?;
     let mounts = volumes.of_app(&name, flags, &of_image.mount_points)?;
     flags.tmpfs.iter().try_for_each(|tmpfs| volumes::refuse_kernel_paths(&name, &tmpfs.target))?;
     let (masked_paths, read_only_paths) = confinement::paths(context.insecure);
     let (user, group) = identity(flags, of_image)?;
     let stdio = stdio(context, flags);
+    let missing = &context.facts.missing_capabilities;
+    let capabilities = confinement::capabilities(flags, isolators, &asks, context.insecure, missing)?;
+    let seccomp = confinement::seccomp(flags, isolators, &asks, &capabilities, context.insecure)?;
+    let rlimits = rlimits(flags, of_image, &asks, context.facts)?;
+    let oom_score_adj = oom_score_adj(flags, of_image, &asks, context.facts)?;
+    require_sysctls(context.flags, of_image, &asks)?;
+    let limits = limits::resolve(&flags.limits, isolators.map(|isolators| (isolators, &asks)), &context.facts.devices)?;
     Ok(App {
         exec: exec(flags, of_image, &asked.arguments, &image)?,
         user,
@@ -69,25 +83,25 @@ pub(crate) fn build(
         devices: devices(flags, context.facts)?,
         masked_paths,
         read_only_paths,
-        capabilities: confinement::capabilities(
-            flags,
-            isolators,
-            context.insecure,
-            &context.facts.missing_capabilities,
-        )?,
+        capabilities,
         no_new_privileges: flags.no_new_privs.or(of_image.isolators.no_new_privileges).unwrap_or(false),
-        seccomp: confinement::seccomp(flags, isolators, context.insecure)?,
+        seccomp,
         label: label::resolve(flags, context.insecure, context.facts, context.uuid)?,
-        rlimits: rlimits(flags, of_image)?,
-        limits: limits::resolve(&flags.limits, isolators, &context.facts.devices)?,
-        oom_score_adj: flags.oom_score_adj.or(of_image.isolators.oom_score_adjust),
+        rlimits,
+        limits,
+        oom_score_adj,
         restart: flags.restart.unwrap_or(Restart { policy: RestartPolicy::No, attempts_max: 0, delay_millis: 0 }),
         stop: stop(flags, of_image)?,
         stdio,
         notify: flags.notify,
         annotations: flags.annotation.iter().cloned().collect(),
         root: Root { layers: image.layers, block: None, read_only: flags.readonly_rootfs.unwrap_or(false) },
-        image: Image { id: image.id, name: image.name, version: image.version, trust: image.trust },
+        image: Image {
+            trust: granted(image.trust.clone(), &asks),
+            id: image.id,
+            name: image.name,
+            version: image.version,
+        },
         name,
     })
 }
@@ -214,13 +228,54 @@ fn devices(flags: &AppFlags, facts: &Facts) -> Result<Vec<Device>, Failure> {
         .collect()
 }
 
-/// The image's, each replaced by a flag for the same resource.
-fn rlimits(flags: &AppFlags, app: &config::App) -> Result<Vec<Rlimit>, Failure> {
+/// The trust of an image, with what its rule had to allow.
+fn granted(mut trust: Trust, asks: &Asks<'_>) -> Trust {
+    if let Trust::Signature { granted, .. } = &mut trust {
+        *granted = asks.granted();
+    }
+    trust
+}
+
+/// A lower value makes the kernel kill other processes of the host first.
+fn oom_score_adj(flags: &AppFlags, app: &config::App, asks: &Asks<'_>, facts: &Facts) -> Result<Option<i32>, Failure> {
+    let asked = app.isolators.oom_score_adjust;
+    if let (None, Some(score)) = (flags.oom_score_adj, asked)
+        && score < facts.caller.oom_score_adj
+    {
+        let what = format!("an OOM score adjustment of {score}");
+        asks.require(&[Allow::OomScore], &what, &format!("--oom-score-adj={score}"))?;
+    }
+    Ok(flags.oom_score_adj.or(asked))
+}
+
+/// Kernel parameters are the pod's, so that of one app they are another's, too.
+fn require_sysctls(flags: &PodFlags, app: &config::App, asks: &Asks<'_>) -> Result<(), Failure> {
+    for (key, value) in &app.isolators.sysctls {
+        if !flags.sysctl.iter().any(|(given, _)| given == key) {
+            let (key, value) = (crate::escape::escape(key), crate::escape::escape(value));
+            let wish = Allow::Sysctl(key.clone().into_owned());
+            asks.require(&[wish], &format!("the sysctl `{key}`"), &format!("--sysctl={key}={value}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The image's, each replaced by a flag for the same resource. An image can lower a hard limit, not raise the caller's.
+fn rlimits(flags: &AppFlags, app: &config::App, asks: &Asks<'_>, facts: &Facts) -> Result<Vec<Rlimit>, Failure> {
     let mut limits: Vec<Rlimit> = Vec::new();
     for limit in &app.isolators.rlimits {
         let resource = Resource::from_name(&limit.resource).ok_or_else(|| {
             Failure::new(format!("the image limits `{}`, which is no resource", limit.resource.escape_debug()))
         })?;
+        let most = facts.caller.hard_limits.get(&(resource as u32)).copied().unwrap_or(u64::MAX);
+        let by_flag = flags.rlimit.iter().any(|known| known.resource == resource);
+        if !by_flag && limit.hard.unwrap_or(u64::MAX) > most {
+            let name = limit.resource.trim_start_matches("RLIMIT_");
+            let text = |value: Option<u64>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
+            let flag = format!("--rlimit={name}={}:{}", text(limit.soft), text(limit.hard));
+            let what = format!("a hard limit {} above {most}", limit.resource);
+            asks.require(&[Allow::Rlimit(name.to_owned())], &what, &flag)?;
+        }
         limits.push(Rlimit { resource, soft: limit.soft, hard: limit.hard });
     }
     for limit in &flags.rlimit {

@@ -2,11 +2,13 @@
 
 use crate::arguments::app_flags::AppFlags;
 use crate::failure::Failure;
+use crate::pod_json::asks::Asks;
 use crate::values::sets::{self, Insecure, SeccompFlag, SeccompMode};
 use contract::kernel::Capability;
 use contract::pod::Seccomp;
-use contract::syscalls;
+use contract::syscalls::{self, Default1};
 use image_tools::config::{CapabilitySet, Isolators, SeccompSet};
+use image_tools::trust::Allow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -92,6 +94,7 @@ fn thermal_state(cpus: &Path) -> Vec<PathBuf> {
 pub(crate) fn capabilities(
     flags: &AppFlags,
     image: Option<&Isolators>,
+    asks: &Asks<'_>,
     insecure: Insecure,
     missing: &[Capability],
 ) -> Result<Vec<Capability>, Failure> {
@@ -105,6 +108,7 @@ pub(crate) fn capabilities(
     let without =
         |removed: &BTreeSet<Capability>| CAPABILITIES.iter().copied().filter(|c| !removed.contains(c)).collect();
     let flat = |lists: &[Vec<Capability>]| lists.iter().flatten().copied().collect::<BTreeSet<_>>();
+    let (added, dropped) = (flat(&flags.cap_add), flat(&flags.cap_drop));
     // A flag replaces what the image says, of either kind.
     let base: BTreeSet<Capability> = if !flags.caps_retain.is_empty() {
         flat(&flags.caps_retain)
@@ -112,12 +116,20 @@ pub(crate) fn capabilities(
         without(&flat(&flags.caps_remove))
     } else {
         match image.and_then(|image| image.capabilities.as_ref()) {
-            Some(CapabilitySet::Retain(names)) => of_image(names)?,
+            Some(CapabilitySet::Retain(names)) => {
+                let asked = of_image(names)?;
+                let by_flag = |capability: &&Capability| added.contains(capability) || dropped.contains(capability);
+                let more = asked.iter().filter(|capability| !CAPABILITIES.contains(capability));
+                require_capabilities(
+                    asks,
+                    &more.filter(|capability| !by_flag(capability)).copied().collect::<Vec<_>>(),
+                )?;
+                asked
+            }
             Some(CapabilitySet::Remove(names)) => without(&of_image(names)?),
             None => CAPABILITIES.into_iter().collect(),
         }
     };
-    let (added, dropped) = (flat(&flags.cap_add), flat(&flags.cap_drop));
     let all = |set: &BTreeSet<Capability>| set.len() == Capability::ALL.len();
     let set: BTreeSet<Capability> = base.difference(&dropped).copied().chain(added.iter().copied()).collect();
     match set.iter().find(|capability| !own(capability)) {
@@ -133,6 +145,17 @@ pub(crate) fn capabilities(
     }
 }
 
+fn require_capabilities(asks: &Asks<'_>, more: &[Capability]) -> Result<(), Failure> {
+    if more.is_empty() {
+        return Ok(());
+    }
+    let short = |capability: &Capability| capability.to_string().trim_start_matches("CAP_").to_owned();
+    let names: Vec<String> = more.iter().map(short).collect();
+    let wishes: Vec<Allow> = names.iter().cloned().map(Allow::Capability).collect();
+    let what = more.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    asks.require(&wishes, &what, &format!("--cap-add={}", names.join(",")))
+}
+
 fn of_image(names: &[String]) -> Result<BTreeSet<Capability>, Failure> {
     names
         .iter()
@@ -141,7 +164,13 @@ fn of_image(names: &[String]) -> Result<BTreeSet<Capability>, Failure> {
 }
 
 /// The filter of an app.
-pub(crate) fn seccomp(flags: &AppFlags, image: Option<&Isolators>, insecure: Insecure) -> Result<Seccomp, Failure> {
+pub(crate) fn seccomp(
+    flags: &AppFlags,
+    image: Option<&Isolators>,
+    asks: &Asks<'_>,
+    capabilities: &[Capability],
+    insecure: Insecure,
+) -> Result<Seccomp, Failure> {
     if insecure.seccomp {
         return Ok(Seccomp::Unconfined);
     }
@@ -155,13 +184,40 @@ pub(crate) fn seccomp(flags: &AppFlags, image: Option<&Isolators>, insecure: Ins
         (Some(SeccompFlag { mode: SeccompMode::Remove, errno, names }), _) => {
             remove(names, errno.unwrap_or(eperm)).map_err(Failure::usage)
         }
-        (None, Some(SeccompSet::Retain { syscalls, errno })) => {
-            retain(syscalls, image_errno(errno)?).map_err(|error| of_seccomp(&error))
+        (None, Some(set)) => seccomp_of_image(set, asks, capabilities),
+    }
+}
+
+/// The image's set within `default-1`, unless it names what that refuses and its rule allows a filter of its own. A group is a
+/// list for all apps, so what `default-1` refuses of a group is refused and not asked about.
+fn seccomp_of_image(set: &SeccompSet, asks: &Asks<'_>, capabilities: &[Capability]) -> Result<Seccomp, Failure> {
+    let asked = match set {
+        SeccompSet::Retain { syscalls, errno } => retain(syscalls, image_errno(errno)?),
+        SeccompSet::Remove { syscalls, errno } => remove(syscalls, image_errno(errno)?),
+    };
+    let mut seccomp = asked.map_err(|error| of_seccomp(&error))?;
+    let refused = |name: &&String| match syscalls::find(name).map(|known| known.default1) {
+        Some(Default1::No) => true,
+        Some(Default1::With(any)) => !any.iter().any(|one| capabilities.contains(one)),
+        _ => false,
+    };
+    let more: Option<String> = match (&seccomp, set) {
+        (Seccomp::Unconfined, _) => Some("no system call filter".to_owned()),
+        (_, SeccompSet::Retain { syscalls, .. }) => {
+            let names: Vec<&str> = syscalls.iter().filter(refused).map(String::as_str).collect();
+            (!names.is_empty()).then(|| format!("the system calls {}", names.join(", ")))
         }
-        (None, Some(SeccompSet::Remove { syscalls, errno })) => {
-            remove(syscalls, image_errno(errno)?).map_err(|error| of_seccomp(&error))
+        _ => None,
+    };
+    match more {
+        Some(what) => asks.require(&[Allow::Seccomp], &what, "--seccomp=unconfined")?,
+        None => {
+            if let Seccomp::Retain { within_default, .. } | Seccomp::Remove { within_default, .. } = &mut seccomp {
+                *within_default = true;
+            }
         }
     }
+    Ok(seccomp)
 }
 
 fn of_seccomp(error: &str) -> Failure {
@@ -177,14 +233,14 @@ fn retain(names: &[String], errno: Option<i32>) -> Result<Seccomp, String> {
     if names.iter().any(|name| name == "@appc.io/all") {
         return Ok(Seccomp::Unconfined);
     }
-    Ok(Seccomp::Retain { syscalls: expand(names)?, errno })
+    Ok(Seccomp::Retain { syscalls: expand(names)?, errno, within_default: false })
 }
 
 fn remove(names: &[String], errno: Option<i32>) -> Result<Seccomp, String> {
     if names == ["@appc.io/empty"] {
         return Ok(Seccomp::Default1);
     }
-    Ok(Seccomp::Remove { syscalls: expand(names)?, errno })
+    Ok(Seccomp::Remove { syscalls: expand(names)?, errno, within_default: false })
 }
 
 /// Names and groups as sorted names.
@@ -215,7 +271,7 @@ mod tests {
     }
 
     fn count(line: &str, missing: &[Capability]) -> Result<usize, String> {
-        capabilities(&flags(line), None, Insecure::default(), missing)
+        capabilities(&flags(line), None, &Asks::new(None, &[]), Insecure::default(), missing)
             .map(|set| set.len())
             .map_err(|error| error.to_string())
     }
@@ -253,23 +309,30 @@ mod tests {
 
     #[test]
     fn filters() {
-        let filter = |line: &str| seccomp(&flags(line), None, Insecure::default());
+        let filter = |line: &str| seccomp(&flags(line), None, &Asks::new(None, &[]), &[], Insecure::default());
         assert_eq!(filter("").unwrap(), Seccomp::Default1);
         assert_eq!(filter("--seccomp=unconfined").unwrap(), Seccomp::Unconfined);
         assert_eq!(filter("--seccomp=@appc.io/all").unwrap(), Seccomp::Unconfined);
         assert_eq!(filter("--seccomp=mode=remove,@appc.io/empty").unwrap(), Seccomp::Default1);
         assert_eq!(
             filter("--seccomp=mode=remove,mount,chmod").unwrap(),
-            Seccomp::Remove { syscalls: vec!["chmod".to_owned(), "mount".to_owned()], errno: Some(1) }
+            Seccomp::Remove {
+                syscalls: vec!["chmod".to_owned(), "mount".to_owned()],
+                errno: Some(1),
+                within_default: false
+            }
         );
         assert_eq!(
             filter("--seccomp=errno=kill,read").unwrap(),
-            Seccomp::Retain { syscalls: vec!["read".to_owned()], errno: None }
+            Seccomp::Retain { syscalls: vec!["read".to_owned()], errno: None, within_default: false }
         );
         for bad in ["--seccomp=raed", "--seccomp=@nobody"] {
             assert!(filter(bad).is_err(), "{bad}");
         }
         let insecure = Insecure { seccomp: true, ..Insecure::default() };
-        assert_eq!(seccomp(&flags("--seccomp=read"), None, insecure).unwrap(), Seccomp::Unconfined);
+        assert_eq!(
+            seccomp(&flags("--seccomp=read"), None, &Asks::new(None, &[]), &[], insecure).unwrap(),
+            Seccomp::Unconfined
+        );
     }
 }

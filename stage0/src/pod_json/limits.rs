@@ -3,20 +3,32 @@
 use crate::arguments::pod_flags::LimitFlags;
 use crate::failure::Failure;
 use crate::pod_json::DeviceNode;
+use crate::pod_json::asks::Asks;
 use crate::values::limit::DeviceRate;
 use contract::pod::{DeviceKind, IoLimit, Limits};
 use image_tools::config::Isolators;
+use image_tools::trust::Allow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+
+/// What a cgroup has when nobody says otherwise.
+const CPU_SHARES_DEFAULT: u64 = 1024;
 
 /// The limits of a pod (without an image) or of an app.
 pub(crate) fn resolve(
     flags: &LimitFlags,
-    image: Option<&Isolators>,
+    image: Option<(&Isolators, &Asks<'_>)>,
     devices: &HashMap<PathBuf, DeviceNode>,
 ) -> Result<Limits, Failure> {
     // A weight outside the kernel's range in an image is brought into it: it is a wish, not a protection.
+    let asks = image.map(|(_, asks)| asks);
+    let image = image.map(|(image, _)| image);
     let image_shares = image.and_then(|image| image.cpu_shares).map(|shares| shares.clamp(2, 262_144));
+    if let (None, Some(shares), Some(asks)) = (flags.cpu_shares, image_shares, asks)
+        && shares > CPU_SHARES_DEFAULT
+    {
+        asks.require(&[Allow::CpuShares], &format!("{shares} CPU shares"), &format!("--cpu-shares={shares}"))?;
+    }
     let image_memory = image.and_then(|image| image.memory_bytes);
     if image_memory.is_some_and(|bytes| bytes < 4096) {
         return Err(Failure::new("the image asks for a memory limit below 4Ki"));

@@ -2,6 +2,7 @@
 //! filled in before. All defaults of pod end here; no later stage has any.
 
 pub(crate) mod app;
+pub(crate) mod asks;
 pub(crate) mod confinement;
 pub(crate) mod devices;
 pub(crate) mod environment;
@@ -20,6 +21,7 @@ use contract::features::Feature;
 use contract::name::{AppName, PodUuid};
 use contract::pod::{DeviceKind, IdRange, Ipc, Machine, Network, Pod, Trust};
 use image_tools::config::ImageConfig;
+use image_tools::trust::Allow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 
@@ -40,6 +42,8 @@ pub(crate) struct AppImage {
     pub(crate) layers: Vec<PathBuf>,
     /// Why it may run.
     pub(crate) trust: Trust,
+    /// What it may have beyond the defaults, by the rules that accepted its signature.
+    pub(crate) allowed: Vec<Allow>,
 }
 
 /// A device node of the host.
@@ -84,6 +88,8 @@ pub(crate) struct Facts {
     pub(crate) selinux: Selinux,
     /// What the stage1 can do.
     pub(crate) stage1: BTreeSet<Feature>,
+    /// Limits of the process that started pod.
+    pub(crate) caller: asks::OfCaller,
     /// Capabilities that pod itself has not, so that it cannot give them.
     pub(crate) missing_capabilities: Vec<contract::kernel::Capability>,
 }

@@ -146,6 +146,18 @@ pub(crate) struct Insecure {
 }
 
 impl Insecure {
+    /// Whether both give up the same thing.
+    pub(crate) fn intersects(self, other: Self) -> bool {
+        let both = |one: fn(&Self) -> bool| one(&self) && one(&other);
+        both(|set| set.image)
+            || both(|set| set.tls)
+            || both(|set| set.http)
+            || both(|set| set.capabilities)
+            || both(|set| set.paths)
+            || both(|set| set.seccomp)
+            || both(|set| set.isolation)
+    }
+
     /// Adds one word of `--insecure-options`.
     pub(crate) fn add(self, word: InsecureWord) -> Self {
         let run = Self { capabilities: true, paths: true, seccomp: true, isolation: true, ..self };

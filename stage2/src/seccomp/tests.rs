@@ -135,7 +135,7 @@ fn known_verdicts() {
 
 #[test]
 fn bad_lists_are_refused() {
-    let list = |name: &str, errno| Seccomp::Retain { syscalls: vec![name.to_owned()], errno };
+    let list = |name: &str, errno| Seccomp::Retain { syscalls: vec![name.to_owned()], errno, within_default: false };
     assert!(compile(&list("raed", None), &[]).is_err());
     for errno in [0, -1, 4096] {
         assert!(compile(&list("read", Some(errno)), &[]).is_err());
@@ -153,9 +153,9 @@ proptest! {
     fn lists_hold_for_every_number(names in some_names(), errno in proptest::option::of(1..4096i32), retain: bool) {
         let refused = errno.map_or(KILL, |errno| libc::SECCOMP_RET_ERRNO | errno as u32);
         let seccomp = if retain {
-            Seccomp::Retain { syscalls: names.clone(), errno }
+            Seccomp::Retain { syscalls: names.clone(), errno, within_default: false }
         } else {
-            Seccomp::Remove { syscalls: names.clone(), errno }
+            Seccomp::Remove { syscalls: names.clone(), errno, within_default: false }
         };
         for architecture in [Architecture::X86_64, Architecture::Aarch64] {
             let program = program(&seccomp, &[], architecture);

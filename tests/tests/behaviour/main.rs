@@ -4,6 +4,7 @@
 //! this machine that a newcomer's machine does not have.
 
 mod acis;
+mod asks;
 mod bad_input;
 mod baseline;
 mod confinement;

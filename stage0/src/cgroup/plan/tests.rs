@@ -37,6 +37,7 @@ fn pod(line: &str) -> Pod {
             version: None,
             config: config.clone(),
             layers: Vec::new(),
+            allowed: Vec::new(),
             trust: contract::pod::Trust::Insecure,
         })
         .collect();

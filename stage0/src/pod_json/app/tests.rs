@@ -25,6 +25,7 @@ fn image(app: config::App) -> AppImage {
             app: Some(app),
         },
         layers: Vec::new(),
+        allowed: Vec::new(),
         trust: Trust::Insecure,
     }
 }
@@ -138,4 +139,75 @@ fn sysctls_of_the_host_are_refused() {
     let mut hostile = app();
     hostile.isolators.sysctls.insert("kernel.core_pattern".to_owned(), "|/x".to_owned());
     assert!(pod("run a", hostile).is_err());
+}
+
+/// An image that a rule accepted by signature, which allows these words.
+fn accepted(app: config::App, words: &[&str]) -> AppImage {
+    let trust = Trust::Signature { prefix: "example.com".to_owned(), keys: vec!["A".to_owned()], granted: Vec::new() };
+    AppImage { allowed: words.iter().map(|word| word.parse().unwrap()).collect(), trust, ..image(app) }
+}
+
+fn asking(isolators: config::Isolators) -> config::App {
+    config::App { isolators, ..app() }
+}
+
+/// What an image asks, the word and the flag that give it, and what is not enough.
+#[test]
+fn more_than_the_defaults_needs_a_flag_or_a_rule() {
+    use config::{CapabilitySet, Isolators, SeccompSet};
+    let retain = |names: &[&str]| Some(CapabilitySet::Retain(names.iter().map(ToString::to_string).collect()));
+    let filter = |name: &str| Some(SeccompSet::Retain { syscalls: vec![name.to_owned()], errno: None });
+    let nofile = |hard| vec![config::Rlimit { resource: "RLIMIT_NOFILE".to_owned(), soft: Some(10), hard }];
+    let none = Isolators::default;
+    let sysctls = [("net.core.somaxconn".to_owned(), "9".to_owned())].into();
+    let table = [
+        (Isolators { capabilities: retain(&["CAP_KILL", "CAP_BPF"]), ..none() }, "cap:BPF", "--cap-add=BPF"),
+        (Isolators { seccomp: filter("@appc.io/all"), ..none() }, "seccomp", "--seccomp=unconfined"),
+        (Isolators { seccomp: filter("mount"), ..none() }, "seccomp", "--seccomp=mount"),
+        (Isolators { rlimits: nofile(Some(101)), ..none() }, "rlimit:NOFILE", "--rlimit=nofile=10:101"),
+        (Isolators { rlimits: nofile(None), ..none() }, "rlimit:NOFILE", "--rlimit=nofile=10:100"),
+        (Isolators { oom_score_adjust: Some(4), ..none() }, "oom-score", "--oom-score-adj=4"),
+        (Isolators { cpu_shares: Some(1025), ..none() }, "cpu-shares", "--cpu-shares=1025"),
+        (Isolators { sysctls, ..none() }, "sysctl:net.core.somaxconn", "--sysctl=net.core.somaxconn=9"),
+    ];
+    let facts = || Facts {
+        caller: crate::pod_json::asks::OfCaller { hard_limits: [(7, 100)].into(), oom_score_adj: 5 },
+        ..Facts::default()
+    };
+    for (isolators, word, flag) in table {
+        let of = |line: &str, words: &[&str]| pod_of(line, vec![accepted(asking(isolators.clone()), words)], &facts());
+        let refused = of("run a", &[]).unwrap_err();
+        assert!(refused.starts_with("the image asks for "), "{word}: {refused}");
+        assert!(of("run a", &["cap:CHOWN", "rlimit:CORE", "sysctl:net.core"]).is_err(), "{word}");
+        let line = if word.starts_with("sysctl") { format!("run {flag} a") } else { format!("run a {flag}") };
+        let given = of(&line, &[]).unwrap();
+        assert!(matches!(&given.apps[0].image.trust, Trust::Signature { granted, .. } if granted.is_empty()), "{word}");
+        let allowed = of("run a", &[word, "cap:SYS_TIME"]).unwrap();
+        assert!(
+            matches!(&allowed.apps[0].image.trust, Trust::Signature { granted, .. } if granted == &[word]),
+            "{word}"
+        );
+    }
+}
+
+#[test]
+fn less_than_the_defaults_is_always_taken() {
+    use config::{CapabilitySet, Isolators, SeccompSet};
+    let isolators = Isolators {
+        capabilities: Some(CapabilitySet::Retain(vec!["CAP_KILL".to_owned()])),
+        seccomp: Some(SeccompSet::Remove { syscalls: vec!["chmod".to_owned()], errno: None }),
+        no_new_privileges: Some(true),
+        oom_score_adjust: Some(5),
+        cpu_shares: Some(2),
+        pids: Some(9),
+        rlimits: vec![config::Rlimit { resource: "RLIMIT_NOFILE".to_owned(), soft: Some(9), hard: Some(100) }],
+        ..Isolators::default()
+    };
+    let caller = crate::pod_json::asks::OfCaller { hard_limits: [(7, 100)].into(), oom_score_adj: 5 };
+    let pod = pod_of("run a", vec![image(asking(isolators))], &Facts { caller, ..Facts::default() }).unwrap();
+    let app = &pod.apps[0];
+    assert_eq!(app.capabilities, [contract::kernel::Capability::Kill]);
+    assert!(matches!(&app.seccomp, contract::pod::Seccomp::Remove { within_default: true, .. }), "{:?}", app.seccomp);
+    assert_eq!((app.no_new_privileges, app.oom_score_adj, app.limits.pids), (true, Some(5), Some(9)));
+    assert!(crate::more::notices(&pod, true).is_empty());
 }
