@@ -93,13 +93,13 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
 fn cgroups(pod: &mut Pod, stage1: &Located) -> Result<plan::Plan> {
     let hierarchies = hierarchy::detect()?;
     let form = stage1.stage1.root;
-    if let Some(obstacle) = hierarchies.no_devices.as_ref().filter(|_| form == RootForm::Tree) {
-        let taken = devices::without_cgroup(pod, obstacle)?;
-        if !taken.is_empty() {
-            output::notice(&devices::notice(&taken, obstacle));
-        }
+    let obstacle = hierarchies.no_devices.as_ref().filter(|_| form == RootForm::Tree);
+    let taken = obstacle.map(|obstacle| devices::without_cgroup(pod, obstacle)).transpose()?.unwrap_or_default();
+    let plan = plan::plan(pod, &hierarchies, form)?;
+    if let Some(obstacle) = obstacle.filter(|_| !taken.is_empty()) {
+        output::notice(&devices::notice(&taken, obstacle));
     }
-    Ok(plan::plan(pod, &hierarchies, form)?)
+    Ok(plan)
 }
 
 /// A stage1 that is no image is looked for first: without it, not even a store is made.

@@ -29,11 +29,25 @@ pub fn checks_on(stage1: &'static str, kernel_arguments: &str, test: &str, check
         if let Some(reason) = super::missing() {
             return crate::skip(&reason);
         }
-        machine(&["--exact", test, "--nocapture"], "auto", kernel_arguments);
+        machine(&["--exact", test, "--nocapture"], "auto", |job| {
+            kernel_arguments.clone_into(&mut job.kernel_arguments);
+        });
         return;
     }
     let failed: Vec<&str> = checks.iter().filter(|check| !holds(stage1, check)).map(|(name, _)| *name).collect();
     assert!(failed.is_empty(), "failed in the testbed: {}", failed.join(", "));
+}
+
+/// Runs `body` with `--stage1=namespaces` in a machine of its own whose PID 1 is systemd. To be called as the whole body of the test
+/// `test`: in the machine, the same body does the work.
+pub fn under_systemd(test: &str, body: fn(&Test)) {
+    if std::env::var_os(INSIDE).is_some() {
+        return crate::on_stage("namespaces", "systemd", body);
+    }
+    match super::missing() {
+        Some(reason) => crate::skip(&reason),
+        None => _ = machine(&["--exact", test, "--nocapture"], "auto", |job| job.systemd = true),
+    }
 }
 
 fn holds(stage1: &'static str, (name, check): &Check) -> bool {
@@ -59,12 +73,12 @@ pub fn these_tests(names: &[&str], stage1: &str, hypervisor: &str) {
         all.filter(of_stage1).filter(|name| names.iter().any(|start| name.starts_with(start))).collect();
     let unknown = names.iter().find(|start| !chosen.iter().any(|name| name.starts_with(**start)));
     assert!(unknown.is_none(), "no test is named {unknown:?}");
-    let passed = machine(&[&["--exact"], chosen.as_slice()].concat(), hypervisor, "");
+    let passed = machine(&[&["--exact"], chosen.as_slice()].concat(), hypervisor, |_| ());
     assert_eq!(passed as usize, chosen.len(), "not all of the chosen tests ran");
 }
 
-/// Runs this very program in the machine, prints what it says, and returns how many tests have passed, which is not none.
-fn machine(words: &[&str], hypervisor: &str, kernel_arguments: &str) -> u32 {
+/// Runs this very program in the machine, as `change` makes it, prints what it says, and returns how many tests have passed, which is not none.
+fn machine(words: &[&str], hypervisor: &str, change: impl FnOnce(&mut Job)) -> u32 {
     // The signed image of the probe is made on the build machine, once for all.
     crate::fixture::share();
     let own = std::env::current_exe().expect("a running program has a path");
@@ -73,7 +87,7 @@ fn machine(words: &[&str], hypervisor: &str, kernel_arguments: &str) -> u32 {
     let variables = [(INSIDE, "1"), (HYPERVISOR, hypervisor), (crate::FULL, "1"), ("RUST_BACKTRACE", "0")];
     job.environment = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     job.time_max = TIME_MAX;
-    kernel_arguments.clone_into(&mut job.kernel_arguments);
+    change(&mut job);
     let report = super::run(&job).expect("the testbed runs");
     let output = String::from_utf8_lossy(&report.stdout);
     print!("{output}{}", String::from_utf8_lossy(&report.stderr));

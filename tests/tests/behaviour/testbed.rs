@@ -5,7 +5,17 @@ use tests::testbed::inside;
 
 #[test]
 fn pure_cgroup_v2_limits_namespaces() {
-    let names = ["limits::", "several::", "users::", "confinement::other_devices_cannot", "confinement::devices_are"];
+    let names = [
+        "limits::",
+        "several::",
+        "users::",
+        "baseline::an_app_that_nothing_keeps",
+        "baseline::where_no_cgroup_can",
+        "confinement::a_given_device",
+        "confinement::devices_are",
+        "confinement::mounts_are_nodev",
+        "confinement::other_devices_cannot",
+    ];
     inside::these_tests(&names, "namespaces", "auto");
 }
 

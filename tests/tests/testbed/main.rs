@@ -6,6 +6,7 @@ mod failures;
 mod hypervisor;
 mod lsm;
 mod network;
+mod units;
 
 use std::time::Duration;
 use tests::testbed::{self, Job, Report};
