@@ -24,7 +24,7 @@ pub use allow::Allow;
 pub use decide::{Acceptance, Asked, Basis, Grant, Marks};
 pub use edit::{AddOptions, Entry, KeyEntry, add, allow, list, remove, revoke};
 pub use files::{Level, TrustDirs};
-pub use import::import_policy;
+pub use import::{import_policy, policy_rules};
 pub use judge::{NO_MARKS, Policy, Question};
 pub use refusal::{Flaw, JudgedImage, Reason, Refusal, RuleName};
 pub use rotation::{RotateError, Rotation, rotate};

@@ -103,7 +103,30 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
 /// A clause that our rules cannot say, a rule that exists already for one of the scopes, `default` or an empty scope that
 /// accepts anything without `root`; in all cases nothing is written.
 pub fn import_policy(dirs: &TrustDirs, text: &str, root: bool) -> Result<Vec<Entry>, TrustError> {
-    let refused = |what: String| TrustError::Change(format!("the policy cannot be imported: {what}"));
+    let rules = policy_rules(text, root)?;
+    let _lock = lock(dirs)?;
+    for (prefix, rule) in &rules {
+        let path = dirs.local_file(prefix);
+        match read_rule(&path)? {
+            FileState::Rule(old) if old == *rule => {}
+            FileState::Absent => {}
+            FileState::Rule(_) | FileState::Mask => {
+                return Err(refused(format!("there is a rule for `{prefix}` already, in {}", path.display())));
+            }
+        }
+    }
+    rules.iter().map(|(prefix, rule)| save(dirs, prefix, rule)).collect()
+}
+
+fn refused(what: impl fmt::Display) -> TrustError {
+    TrustError::Change(format!("the policy cannot be imported: {what}"))
+}
+
+/// The rules that say what a policy says, and nothing wider. Key files are read; nothing is written.
+///
+/// # Errors
+/// As for [`import_policy`].
+pub fn policy_rules(text: &str, root: bool) -> Result<Vec<(Prefix, Rule)>, TrustError> {
     let policy: PolicyText = serde_json::from_str(text).map_err(|error| refused(error.to_string()))?;
     let mut rules = Vec::new();
     let mut every_name = Some(policy.default);
@@ -135,18 +158,7 @@ pub fn import_policy(dirs: &TrustDirs, text: &str, root: bool) -> Result<Vec<Ent
         }
         rules.push((Prefix::All, rule));
     }
-    let _lock = lock(dirs)?;
-    for (prefix, rule) in &rules {
-        let path = dirs.local_file(prefix);
-        match read_rule(&path)? {
-            FileState::Rule(old) if old == *rule => {}
-            FileState::Absent => {}
-            FileState::Rule(_) | FileState::Mask => {
-                return Err(refused(format!("there is a rule for `{prefix}` already, in {}", path.display())));
-            }
-        }
-    }
-    rules.iter().map(|(prefix, rule)| save(dirs, prefix, rule)).collect()
+    Ok(rules)
 }
 
 /// All requirements of a scope must hold: that is one of a kind, or single keys of which each must have signed.

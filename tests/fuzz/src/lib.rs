@@ -3,6 +3,8 @@
 //! A target fails by panicking: on a crash, on an endless loop (libFuzzer's time limit), or on a law that does not hold,
 //! such as "what was parsed and written again parses to the same".
 
+mod decision;
+
 use image_tools::archive::Archive;
 use image_tools::config::ImageConfig;
 use image_tools::limits::Limits;
@@ -29,7 +31,9 @@ const IMAGES: &[Target] = &[
     ("archive", archive),
     ("config", config),
     ("contract", contract),
+    ("decision", decision::decision),
     ("docker_config", docker_config),
+    ("import", decision::import),
     ("manifest", manifest),
     ("policy", policy),
     ("reference", reference),
