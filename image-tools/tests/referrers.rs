@@ -23,6 +23,9 @@ mod native;
 
 const HTTP: Insecure = Insecure { image: false, tls: false, http: true };
 
+/// Instead of a media type: the body is an address to which the client is sent.
+const REDIRECT: &str = "redirect";
+
 /// What the server has: paths below `/v2/app/`, each with its type.
 #[derive(Default)]
 struct Site {
@@ -44,6 +47,14 @@ fn serve(site: Arc<Mutex<Site>>) -> String {
             site.asked.push(path.clone());
             let found = site.content.get(path.split('?').next().unwrap_or_default());
             let (status, kind, body) = match found {
+                Some((kind, to)) if kind == REDIRECT => {
+                    let to = String::from_utf8_lossy(to).into_owned();
+                    let head = format!(
+                        "HTTP/1.1 307 Elsewhere\r\nlocation: {to}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                    );
+                    let _ = stream.write_all(head.as_bytes()); // The client may hang up.
+                    continue;
+                }
                 Some((kind, body)) => ("200 OK", kind.as_str(), body.as_slice()),
                 None => ("404 Not Found", "application/json", &b"{}"[..]),
             };
@@ -148,4 +159,64 @@ fn signatures_are_found_by_the_api() {
     let listed = asked.iter().find(|path| path.starts_with("referrers/")).expect("the API was asked");
     assert!(listed.contains("artifactType=application/vnd.pod.signature.v1"), "{listed}");
     assert!(!asked.iter().any(|path| path.contains(&Digest::of(b"not there").hex())), "other artifacts are left alone");
+}
+
+/// A registry that sends its clients to another one stays the one that was asked, and plain http stays plain.
+#[test]
+fn a_redirect_does_not_change_who_was_asked() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skip: images are unpacked by root only");
+        assert!(std::env::var_os("POD_TESTS_FULL").is_none(), "skipped in the full run");
+        return;
+    }
+    let root = tempfile::tempdir().expect("temporary directory");
+    let (key, stranger) = (SecretKey::generate().expect("entropy"), SecretKey::generate().expect("entropy"));
+    let [first, second] = [(); 2].map(|()| Arc::new(Mutex::new(Site::default())));
+    let [asked, other] = [&first, &second].map(|site| serve(Arc::clone(site)));
+    // The other registry has an image of its own, signed for its own name by its own key.
+    let (pod, sig) = native::image(root.path(), &stranger, &format!("{other}/app"), "one");
+    let file = root.path().join("one.pod");
+    std::fs::write(&file, pod).expect("file");
+    let opened = SourceImage::open(&Source::Pod(file), host_architecture()).expect("own file");
+    let Content::Native { manifest, config } = &opened.content else { panic!("native") };
+    let subject = Digest::of(manifest);
+    let artifact = Signature::from_file(&sig).expect("own signature")[0].to_artifact(&subject, 1).expect("ours");
+    {
+        let mut site = second.lock().expect("no panic");
+        site.manifest(manifest);
+        site.content.insert("manifests/1.0".to_owned(), (oci::MANIFEST.to_owned(), manifest.clone()));
+        let layers = opened.layers.iter().map(|layer| layer.extent.bytes(1 << 20).expect("small"));
+        layers.chain([config.clone()]).for_each(|bytes| site.blob(&bytes));
+        artifact.blobs.iter().for_each(|(_, bytes)| site.blob(bytes));
+        site.manifest(&artifact.manifest);
+        site.list(&subject, &[(artifact.artifact_type, &artifact.manifest)]);
+        let mut from = first.lock().expect("no panic");
+        for path in site.content.keys() {
+            let to = format!("http://{other}/v2/app/{path}").into_bytes();
+            from.content.insert(path.clone(), (REDIRECT.to_owned(), to));
+        }
+    }
+    let dirs = TrustDirs::new(&root.path().join("usr"), &root.path().join("etc"));
+    let obtain = |host: &str| -> Result<Obtained, ObtainError> {
+        let images =
+            Images { store: Store::open(&root.path().join("store")).expect("store"), policy: Policy::load(&dirs) };
+        let reference = Reference::parse(&format!("{host}/app:1.0")).expect("reference");
+        images.obtain(&reference, PullPolicy::Update, HTTP)
+    };
+    let trusted = |host: &str, key: &SecretKey| {
+        let prefix = Prefix::parse(host).expect("prefix");
+        trust::add(&dirs, &prefix, &key.public().to_line(), &AddOptions::default()).expect("add");
+    };
+    trusted(&other, &stranger);
+    trusted(&asked, &key);
+    assert_eq!(obtain(&other).expect("its own").image.id, subject);
+    let error = obtain(&asked).expect_err("another publisher's").to_string();
+    assert!(error.contains("which calls itself") && error.contains("is trusted for"), "{error}");
+    // Whoever accepts anything of the other registry, or of the asked one, does so over TLS only.
+    for host in [&other, &asked] {
+        let file = root.path().join(format!("etc/trust.d/{host}.json"));
+        std::fs::write(file, r#"{"version":1,"accept":"anything"}"#).expect("rule");
+        let error = obtain(host).expect_err("plain http").to_string();
+        assert!(error.contains("this came by plain http"), "{error}");
+    }
 }

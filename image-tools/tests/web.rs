@@ -195,3 +195,16 @@ fn plain_http_must_be_asked_for() {
     assert!(error.contains("plain http is not used"), "{error}");
     assert!(bench.asked().is_empty());
 }
+
+#[test]
+fn anything_of_a_name_is_nothing_of_a_url() {
+    let Some(bench) = Bench::new() else { return };
+    fs::create_dir_all(bench.root.path().join("etc/trust.d")).expect("directory");
+    let rule = bench.root.path().join("etc/trust.d/example.com.json");
+    fs::write(&rule, r#"{"version":1,"accept":"anything"}"#).expect("rule");
+    let error = bench.obtain(PullPolicy::New).expect_err("from the web").to_string();
+    assert!(error.contains("this came from the web"), "{error}");
+    fs::remove_file(rule).expect("a rule");
+    bench.trust();
+    bench.obtain(PullPolicy::New).expect("signed");
+}

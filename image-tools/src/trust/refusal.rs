@@ -232,15 +232,20 @@ impl fmt::Display for Refusal {
             Reason::NoKeys(rule) => write!(formatter, "{image} is refused by {rule}, which has no key"),
             Reason::Unsigned(rule) => write!(formatter, "{image} is not signed, and {rule} asks for a signature"),
             Reason::Untrusted { rule, keys } => {
-                write!(formatter, "{image} is signed by ")?;
+                let rule = rule.as_ref().map_or_else(|| "any rule".to_owned(), ToString::to_string);
                 match &keys[..] {
-                    [] => write!(formatter, "an unknown key, or its signature was changed")?,
-                    [key] => write!(formatter, "key {key}, which is not trusted")?,
-                    keys => write!(formatter, "keys {}, none of which is trusted", list(keys))?,
-                }
-                match rule {
-                    Some(rule) => write!(formatter, " by {rule}"),
-                    None => write!(formatter, ": no trust rule is about that name"),
+                    [] => write!(
+                        formatter,
+                        "{image} is signed by no key of {rule}: it is signed by an unknown key, or its signature was changed"
+                    ),
+                    [key] => write!(formatter, "{image} is signed by key {key}, which is not trusted by {rule}"),
+                    keys => {
+                        write!(
+                            formatter,
+                            "{image} is signed by keys {}, none of which is trusted by {rule}",
+                            list(keys)
+                        )
+                    }
                 }
             }
             Reason::OtherPrefix { key, trusted_for } => {
@@ -295,7 +300,8 @@ impl Refusal {
             }
             Reason::OtherDigest(_) => format!("{pin} if that is the image you mean"),
             Reason::Forbidden(rule) => {
-                format!("see `pod trust show {}`; a more specific rule for `{name}` would decide instead", rule.prefix)
+                let show = show(rule);
+                format!("see `{show}`; a more specific rule for `{name}` would decide instead")
             }
             Reason::NoKeys(rule) => format!("add a key with `pod trust add --prefix {} KEY.pub`", rule.prefix),
             Reason::Unsigned(_) => {
@@ -310,7 +316,7 @@ impl Refusal {
             }
             Reason::Flawed { flaw, rule, .. } => self.flaw_hint(flaw, rule, &pin),
             Reason::Threshold { rule, .. } => {
-                format!("have more keys of `pod trust show {}` sign it with `image-tools sign`, or {once}", rule.prefix)
+                format!("have more keys of `{}` sign it with `image-tools sign`, or {once}", show(rule))
             }
             Reason::Malformed(_) => format!("get the image again from its publisher, or {once}"),
             Reason::Rules(TrustError::Exposed(exposed)) if exposed.hint().is_some() => {
@@ -339,7 +345,7 @@ impl Refusal {
             Flaw::Expired(_) => "ask the publisher for a newer signature, or check the clock with `date`".to_owned(),
             Flaw::Future(_) => "check this machine's clock with `date`".to_owned(),
             Flaw::KeyNotYet(_) | Flaw::KeyOver(_) => {
-                format!("see the key's times with `pod trust show {}`", rule.prefix)
+                format!("see the key's times with `{}`", show(rule))
             }
             Flaw::Older { .. } => format!("if you mean to go back to it, say `--allow-downgrade`, or {pin}"),
         }
@@ -361,6 +367,14 @@ fn how(came: &[Came]) -> String {
         Came::Archive => "from an archive".to_owned(),
     };
     came.last().map_or_else(|| "from a place that is not recorded".to_owned(), one)
+}
+
+/// The command that shows a rule, as it can be pasted: `*` is a shell's own word.
+fn show(rule: &RuleName) -> String {
+    match &rule.prefix {
+        Prefix::All => "pod trust show '*'".to_owned(),
+        prefix @ Prefix::Under(_) => format!("pod trust show {prefix}"),
+    }
 }
 
 fn list(keys: &[KeyId]) -> String {
