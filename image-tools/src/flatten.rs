@@ -159,17 +159,28 @@ fn take_over(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, stat: &Stat) -> rusti
     rustix::fs::futimens(lower, &rustix::fs::Timestamps { last_access: time, last_modification: time })
 }
 
+/// What the host's kernel puts on files by itself: not of the image, and different from directory to directory.
+const OF_THE_HOST: [&CStr; 3] = [c"security.selinux", c"security.ima", c"security.evm"];
+
+/// Names of the extended attributes of a file.
 pub(crate) fn attributes(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<std::ffi::CString>> {
-    if rustix::fs::flistxattr(fd, &mut [0_u8; 0][..])? == 0 {
-        return Ok(Vec::new());
-    }
-    let mut list = vec![0; 64 << 10];
-    let len = rustix::fs::flistxattr(fd, &mut list[..])?;
-    let names = list[..len].split_inclusive(|byte| *byte == 0);
-    Ok(names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()).map(CStr::to_owned).collect())
+    // Not by a buffer of no length, which rustix answers without asking the kernel.
+    let mut few = [0; 256];
+    let mut many = Vec::new();
+    let list = match rustix::fs::flistxattr(fd, &mut few[..]) {
+        Err(Errno::RANGE) => {
+            many.resize(64 << 10, 0);
+            let len = rustix::fs::flistxattr(fd, &mut many[..])?;
+            &many[..len]
+        }
+        len => &few[..len?],
+    };
+    let names = list.split_inclusive(|byte| *byte == 0);
+    let names = names.filter_map(|name| CStr::from_bytes_with_nul(name).ok());
+    Ok(names.filter(|name| !OF_THE_HOST.contains(name)).map(CStr::to_owned).collect())
 }
 
-fn is_opaque(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_opaque(fd: BorrowedFd<'_>) -> bool {
     let mut value = [0; 4];
     matches!(rustix::fs::fgetxattr(fd, OPAQUE, &mut value[..]), Ok(1) if value[0] == b'y')
 }
