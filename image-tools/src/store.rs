@@ -8,27 +8,31 @@
 //! |---|---|
 //! | `v1.lock` | shared by all who use the store, exclusive for the collector |
 //! | `blobs/sha256/HEX` | manifests, configurations, compressed layers |
-//! | `layers/HEX/root` | the tree of the layer with this diff id, in overlayfs form; beside it `layer.json` |
-//! | `images/HEX` | the record of the image with this manifest digest; its mtime is the time of last use |
+//! | `layers/HEX/root` | the tree of the layer with this diff id, in overlayfs form; beside it `layer.json`, whose mtime is when the tree was last compared with its digest |
+//! | `layers/HEX.damaged-*` | what was a layer's and is damaged; pods may still run from it |
+//! | `images/HEX` | the record of the image with this manifest digest, and its own digest; its mtime is the time of last use |
 //! | `names/NAME/@VERSION` | symbolic link whose text is an image id; `@` alone: the newest of the name |
 //! | `names/NAME/@sha256:HEX` | likewise, for an image that was fetched by this digest |
 //! | `marks/NAME/@VERSION` | by key, when the last accepted signature under this name was made; never collected |
-//! | `block/` | block images made from layers, a cache |
+//! | `block/HEX.erofs` | block image made from the layers, a cache; `HEX.json` says of which, and its digest |
 //! | `tmp/`, `locks/` | work under way |
 
+mod compare;
+mod export;
 mod gc;
 mod import;
 mod layer;
 mod marks;
 mod names;
+mod tree;
 mod verify;
 
-pub use gc::{Collected, InUse};
+pub use gc::{Alone, Collected, InUse};
 pub use import::{Documents, Incoming, Open};
 pub use layer::StoredLayer;
 pub use marks::Marked;
 pub use names::Named;
-pub use verify::Verified;
+pub use verify::{Damage, Verified};
 
 use crate::config::{ConfigError, ImageConfig};
 use crate::digest::Digest;
@@ -169,9 +173,24 @@ struct Record {
     size_bytes: u64,
     imported_unix_secs: u64,
     origin: Origin,
-    /// Diff ids of the trees to stack, lowest first, each once.
-    trees: Vec<Digest>,
     signatures: Vec<Signature>,
+}
+
+impl Record {
+    /// One line of JSON, and a line with its digest: nothing else would tell that a time or a source was changed.
+    fn to_bytes(&self) -> Vec<u8> {
+        let text = serde_json::to_string(self).expect("strings and numbers always serialise");
+        format!("{text}\n{}\n", Digest::of(text.as_bytes())).into_bytes()
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8")?;
+        let (text, digest) = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n')).ok_or("is not whole")?;
+        if digest != Digest::of(text.as_bytes()).to_string() {
+            return Err("was changed".to_owned());
+        }
+        serde_json::from_str(text).map_err(|error| format!("does not parse: {error}"))
+    }
 }
 
 /// An open store. While it is open, nothing is collected.
@@ -244,10 +263,11 @@ impl Store {
     /// The image with this id.
     pub fn image(&self, id: &Digest) -> Result<StoredImage, StoreError> {
         let (record, used) = self.record(id)?;
-        let manifest = self.blob(id, crate::oci::BYTES_MAX)?;
-        let config = self.blob(&record.config, crate::config::BYTES_MAX as u64)?;
-        let (_, config) = parse_native(&manifest, &config)?;
-        let layers: Vec<PathBuf> = record.trees.iter().map(|diff_id| self.layer_path(diff_id).join("root")).collect();
+        let manifest = self.document(id, id, crate::oci::BYTES_MAX)?;
+        let config = self.document(id, &record.config, crate::config::BYTES_MAX as u64)?;
+        let (_, config) = parse_native(&manifest, &config)
+            .map_err(|error| StoreError::Damaged(format!("the documents of the image {id} do not fit: {error}")))?;
+        let layers = self.trees(id, &config)?;
         Ok(StoredImage {
             id: *id,
             name: config.name.clone(),
@@ -262,6 +282,16 @@ impl Store {
         })
     }
 
+    /// A blob that an image of the store must have.
+    fn document(&self, id: &Digest, digest: &Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        match self.blob(digest, bytes_max) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::Damaged(format!("the blob {digest} of the image {id} is not there")))
+            }
+            result => result,
+        }
+    }
+
     /// The record and the time of last use.
     fn record(&self, id: &Digest) -> Result<(Record, u64), StoreError> {
         let path = self.record_path(id);
@@ -273,9 +303,17 @@ impl Store {
         let used = file.metadata().map_err(io_error(what()))?.mtime();
         let mut bytes = Vec::with_capacity(4 << 10);
         Read::by_ref(&mut file).take(RECORD_BYTES_MAX).read_to_end(&mut bytes).map_err(io_error(what()))?;
-        let record: Record = serde_json::from_slice(&bytes)
-            .map_err(|error| StoreError::Damaged(format!("the record of the image {id} does not parse: {error}")))?;
+        let record =
+            Record::parse(&bytes).map_err(|why| StoreError::Damaged(format!("the record of the image {id} {why}")))?;
         Ok((record, used.try_into().unwrap_or(0)))
+    }
+
+    /// Where an image says that it came from, for advice only: its record may be damaged.
+    pub fn origin(&self, id: &Digest) -> Option<Origin> {
+        let bytes = read(&self.record_path(id), RECORD_BYTES_MAX).ok()?;
+        let line = bytes.split(|byte| *byte == b'\n').next()?;
+        let mut record: serde_json::Value = serde_json::from_slice(line).ok()?;
+        serde_json::from_value(record.get_mut("origin")?.take()).ok()
     }
 
     /// All ids, in no order.
@@ -290,17 +328,28 @@ impl Store {
         Ok(ids)
     }
 
-    /// All images, the newest last. One that is removed meanwhile is left out.
+    /// All images, the newest last. One that is removed meanwhile is left out, and so is one that is damaged.
     pub fn list(&self) -> Result<Vec<StoredImage>, StoreError> {
         let mut images = Vec::new();
         for id in self.ids()? {
             match self.image(&id) {
-                Err(StoreError::Missing(_)) => {}
+                Err(StoreError::Missing(_) | StoreError::Damaged(_)) => {}
                 result => images.push(result?),
             }
         }
         images.sort_by_key(|image| (image.imported_unix_secs, image.id));
         Ok(images)
+    }
+
+    /// Images that cannot be used as they are, and why.
+    pub fn damaged(&self) -> Result<Vec<(Digest, String)>, StoreError> {
+        let mut damaged = Vec::new();
+        for id in self.ids()? {
+            if let Err(StoreError::Damaged(why)) = self.image(&id) {
+                damaged.push((id, why));
+            }
+        }
+        Ok(damaged)
     }
 
     /// The one image whose id starts with `prefix`.

@@ -32,7 +32,7 @@ fn forget(root: &Path) {
     for image in store.list().expect("list") {
         store.remove(&image.id).expect("remove");
     }
-    store.collect(None, &InUse::default()).expect("collect");
+    store.alone().expect("locked").collect(None, &InUse::default()).expect("collect");
 }
 
 /// Bytes that killed fetches left for the next one to go on with, or finished.
@@ -129,7 +129,7 @@ fn twenty_killed_fetches_leave_nothing_but_progress() {
     // Not by assert_eq, which would print it.
     assert!(fs::read_to_string(obtained.image.layers[1].join("app")).expect("file") == content, "other content");
     let store = images(root.path()).store;
-    store.collect(None, &InUse::default()).expect("collect");
+    store.alone().expect("locked").collect(None, &InUse::default()).expect("collect");
     for name in ["tmp", "locks"] {
         let left: Vec<_> = fs::read_dir(root.path().join("store").join(name)).expect("directory").collect();
         assert!(left.is_empty(), "{name}: {left:?}");

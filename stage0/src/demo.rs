@@ -23,7 +23,7 @@ pub(crate) fn is_built_in() -> bool {
 /// The name that the key is trusted for.
 const NAME: &str = "demo";
 /// Where the store says that the image came from.
-const ORIGIN: &str = "built in";
+pub(crate) const ORIGIN: &str = "built in";
 
 /// Adds the rule for the built-in key.
 pub(crate) fn trust(dirs: TrustDirs) -> Result<TrustDirs> {
@@ -56,6 +56,6 @@ pub(crate) fn provide(images: &Images, reference: &Reference) -> Result<()> {
 /// signed with that build's key, which this one does not know: it makes room.
 fn is_there(images: &Images, name: &NameReference) -> bool {
     let Ok(id) = images.find(name) else { return false };
-    let brought_along = images.store.image(&id).is_ok_and(|image| image.origin.source == ORIGIN);
+    let brought_along = images.store.origin(&id).is_some_and(|origin| origin.source == ORIGIN);
     !brought_along || images.stored(&id, Some(name), Insecure::default()).is_ok()
 }

@@ -12,7 +12,7 @@ use contract::pod::{Pod, Trust};
 use image_tools::digest::Digest;
 use image_tools::obtain::{self, Images, ObtainError, Obtained, Platform, PullPolicy, Terms};
 use image_tools::reference::{NameReference, Reference, Source};
-use image_tools::store::Store;
+use image_tools::store::{Store, StoreError};
 use image_tools::trust::{Policy, TrustDirs};
 use std::path::PathBuf;
 
@@ -71,11 +71,26 @@ pub(crate) fn obtain_on(images: &Images, text: &str, words: Words, platform: Pla
     };
     let context = || format!("image `{}`", crate::escape::escape(text));
     let terms = Terms { pull, insecure: insecure(words.insecure), downgrade: words.downgrade, platform };
-    let obtained = images.obtain_on(&reference, &terms).map_err(failure).with_context(context)?;
+    let obtained = images.obtain_on(&reference, &terms).map_err(|error| match error {
+        ObtainError::Store(StoreError::Damaged(_)) => crate::failure::advise(
+            failure(error),
+            format!("`{}` gets it again", fetch_command(words.insecure.image, text)),
+        ),
+        _ => failure(error),
+    });
+    let obtained = obtained.with_context(context)?;
     if let Some(audit) = &obtained.audit {
         output::notice(&format!("pod: image `{text}` runs because its rule only audits: {audit}"));
     }
     Ok(obtained)
+}
+
+/// The command that brings an image again, to be pasted.
+pub(crate) fn fetch_command(insecure: bool, text: &str) -> String {
+    let insecure = if insecure { "--insecure-options=image " } else { "" };
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@:,=".contains(&byte));
+    let text = if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) };
+    format!("pod {insecure}fetch {text}")
 }
 
 /// The name in what was typed, under which the image is judged again.

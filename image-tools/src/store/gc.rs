@@ -1,12 +1,14 @@
 //! Removing images, and what no image and no pod needs any more.
 
 use super::{Store, StoreError, io_error, now_unix_secs};
+use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::oci::Document;
 use crate::provenance::Came;
 use rustix::fs::FlockOperation;
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What pods need: they keep the trees of their layers even after the image is removed.
@@ -31,6 +33,24 @@ pub struct Collected {
     pub leftovers: usize,
 }
 
+/// The store, with nobody else in it.
+#[derive(Debug)]
+pub struct Alone<'a>(&'a Store);
+
+impl Alone<'_> {
+    /// Removes images that nobody used for `grace_secs` (all unused ones with 0; none with `None`), and content that no
+    /// image and no pod needs.
+    pub fn collect(&self, grace_secs: Option<u64>, in_use: &InUse) -> Result<Collected, StoreError> {
+        self.0.collect(grace_secs, in_use)
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0.lock, FlockOperation::LockShared); // Else it ends with the process.
+    }
+}
+
 impl Store {
     /// Removes an image: at once for whoever asks for it, its content with the next collection.
     pub fn remove(&self, id: &Digest) -> Result<(), StoreError> {
@@ -49,39 +69,34 @@ impl Store {
                 });
                 names.try_for_each(|name| self.forget_names(name, id))
             }
-            Err(_) => Ok(()), // A damaged image has names that lead nowhere, until it is imported again.
+            Err(_) => Ok(()), // What names of a damaged image are left mean nothing, until it is imported again.
         }
     }
 
-    /// Removes images that nobody used for `grace_secs` (all unused ones with 0; none with `None`), and content that no
-    /// image and no pod needs. Waits until nobody else has the store open.
-    pub fn collect(&self, grace_secs: Option<u64>, in_use: &InUse) -> Result<Collected, StoreError> {
-        let lock = |operation| {
-            rustix::fs::flock(&self.lock, operation).map_err(io::Error::from).map_err(io_error("lock the image store"))
-        };
-        lock(FlockOperation::LockExclusive)?;
-        let collected = self.collect_locked(grace_secs, in_use);
-        lock(FlockOperation::LockShared)?;
-        collected
+    /// Waits until nobody else has the store open. Who starts a pod has, until the pod is written down: what pods need must
+    /// be asked after this, or one that was just being started is missed.
+    pub fn alone(&self) -> Result<Alone<'_>, StoreError> {
+        let locked = rustix::fs::flock(&self.lock, FlockOperation::LockExclusive).map_err(io::Error::from);
+        locked.map_err(io_error("lock the image store")).map(|()| Alone(self))
     }
 
-    fn collect_locked(&self, grace_secs: Option<u64>, in_use: &InUse) -> Result<Collected, StoreError> {
+    fn collect(&self, grace_secs: Option<u64>, in_use: &InUse) -> Result<Collected, StoreError> {
         let mut collected = Collected::default();
         if let Some(grace_secs) = grace_secs {
             let before = now_unix_secs().saturating_sub(grace_secs);
             for id in self.ids()? {
-                let (_, used) = self.record(&id)?;
-                if used <= before && !in_use.images.contains(&id) {
+                if self.last_used(&id)? <= before && !in_use.images.contains(&id) {
                     self.remove(&id)?;
                     collected.images.push(id);
                 }
             }
         }
-        let (blobs, layers) = self.reachable()?;
-        let layer_in_use = |path: &Path| in_use.paths.contains(&path.join("root"));
+        let (blobs, layers) = self.reachable(in_use)?;
+        // What was set aside may be what pods run from, under the name that it had.
+        let layer_in_use = |path: &Path| in_use.paths.contains(&path.with_extension("").join("root"));
         let what = "collect the image store";
         for path in children(&self.root.join("layers")).map_err(io_error(what))? {
-            let known = digest_of(&path).is_some_and(|digest| layers.contains(&digest));
+            let known = path.extension().is_none() && digest_of(&path).is_some_and(|digest| layers.contains(&digest));
             if !known && !layer_in_use(&path) {
                 self.discard(&path).map_err(io_error(what))?;
                 collected.layers += 1;
@@ -95,7 +110,7 @@ impl Store {
         }
         for path in children(&self.root.join(crate::block::DIRECTORY)).map_err(io_error(what))? {
             let known = digest_of(&path).is_some_and(|digest| self.record_path(&digest).exists());
-            if !known && !in_use.paths.contains(&path) {
+            if !known && !in_use.paths.contains(&path.with_extension("erofs")) {
                 self.discard(&path).map_err(io_error(what))?;
                 collected.blobs += 1;
             }
@@ -110,20 +125,35 @@ impl Store {
         Ok(collected)
     }
 
-    /// What the images need: blobs, and trees.
-    fn reachable(&self) -> Result<(HashSet<Digest>, HashSet<Digest>), StoreError> {
+    /// When the image was last used, also if its record is damaged.
+    fn last_used(&self, id: &Digest) -> Result<u64, StoreError> {
+        let metadata = self.record_path(id).metadata().map_err(io_error(format!("look at the image {id}")))?;
+        Ok(metadata.mtime().try_into().unwrap_or(0))
+    }
+
+    /// What images and pods need: blobs, and trees. A tree and its blob stay together, so that the image can be fetched again
+    /// without both. Of a damaged image what can be made out stays.
+    fn reachable(&self, in_use: &InUse) -> Result<(HashSet<Digest>, HashSet<Digest>), StoreError> {
         let mut blobs = HashSet::new();
-        let mut layers = HashSet::new();
+        let mut layers: HashSet<Digest> =
+            in_use.paths.iter().filter_map(|path| path.ends_with("root").then(|| digest_of(path.parent()?))?).collect();
         for id in self.ids()? {
-            let (record, _) = self.record(&id)?;
-            blobs.extend([id, record.config]);
-            let manifest = self.blob(&id, crate::oci::BYTES_MAX)?;
-            if let Ok(Document::Manifest(manifest)) = Document::parse(&manifest, None) {
-                blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
+            blobs.insert(id);
+            if let Ok((record, _)) = self.record(&id) {
+                blobs.insert(record.config);
             }
-            for diff_id in self.image(&id)?.config.layers.iter().map(crate::config::Layer::diff_id) {
-                layers.insert(diff_id);
-                blobs.extend(self.layer(&diff_id)?.map(|layer| layer.digest));
+            let manifest = self.blob(&id, crate::oci::BYTES_MAX);
+            if let Ok(Ok(Document::Manifest(manifest))) = manifest.map(|manifest| Document::parse(&manifest, None)) {
+                blobs.insert(manifest.config.digest);
+                blobs.extend(manifest.layers.iter().map(|layer| layer.digest));
+                let config = self.blob(&manifest.config.digest, crate::config::BYTES_MAX as u64).ok();
+                let config = config.and_then(|config| ImageConfig::parse(&config).ok());
+                layers.extend(config.iter().flat_map(|config| &config.layers).map(crate::config::Layer::diff_id));
+            }
+        }
+        for diff_id in &layers {
+            if let Ok(Some(layer)) = self.layer(diff_id) {
+                blobs.insert(layer.digest);
             }
         }
         Ok((blobs, layers))
@@ -141,7 +171,7 @@ fn digest_of(path: &Path) -> Option<Digest> {
     path.file_stem().and_then(|name| name.to_str()).and_then(Digest::from_hex)
 }
 
-fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
     std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
 }
 

@@ -139,14 +139,10 @@ impl Store {
         let Documents { manifest, config, signatures, origin, names } = documents;
         let (parsed_manifest, parsed) = parse_native(manifest, config)?;
         let id = Digest::of(manifest);
-        let mut trees: Vec<Digest> = Vec::new();
         let mut size_bytes = (manifest.len() + config.len()) as u64;
         for (layer, descriptor) in parsed.layers.iter().zip(&parsed_manifest.layers) {
             let diff_id = layer.diff_id();
             let stored = self.layer(&diff_id)?.ok_or_else(|| StoreError::Missing(diff_id.to_string()))?;
-            // overlayfs takes each directory once; the upper one hides what the lower one had.
-            trees.retain(|earlier| *earlier != diff_id && !stored.opaque_root);
-            trees.push(diff_id);
             size_bytes += descriptor.size + stored.tree_bytes;
         }
         self.write(&self.blob_path(&id), manifest)?;
@@ -161,11 +157,9 @@ impl Store {
             size_bytes,
             imported_unix_secs: now_unix_secs(),
             origin,
-            trees,
             signatures: signatures.clone(),
         };
-        let text = serde_json::to_vec(&record).expect("strings and numbers always serialise");
-        self.write(&self.record_path(&id), &text)?;
+        self.write(&self.record_path(&id), &record.to_bytes())?;
         for name in names {
             self.set_name(name, &parsed.architecture, &id)?;
         }

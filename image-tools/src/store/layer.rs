@@ -61,6 +61,9 @@ mod compression_name {
     }
 }
 
+/// How the extension of a directory begins that was a layer's and is damaged.
+pub(super) const ASIDE: &str = "damaged";
+
 /// A layer that is unpacked but not visible yet.
 pub(super) enum Staged {
     /// It was in the store before.
@@ -91,10 +94,14 @@ impl Store {
     /// True if nothing of the layer has to be read again.
     fn has(&self, expected: &Expected) -> Result<Option<StoredLayer>, StoreError> {
         let Some(diff_id) = expected.diff_id else { return Ok(None) };
-        let Some(layer) = self.layer(&diff_id)? else { return Ok(None) };
-        // A native manifest names its blob, which may be another compression of the same content.
-        let same = expected.digest.is_none_or(|digest| digest == layer.digest);
-        Ok((same || expected.digest.is_some_and(|digest| self.blob_path(&digest).exists())).then_some(layer))
+        let Ok(Some(layer)) = self.layer(&diff_id) else { return Ok(None) };
+        // A native manifest names its blob, which may be another compression of the same content. A tree whose blob was lost
+        // is no help: without the blob the image can be neither verified nor exported.
+        let digest = expected.digest.unwrap_or(layer.digest);
+        let size = if digest == layer.digest { Some(layer.size) } else { expected.size };
+        let blob = self.blob_path(&digest).symlink_metadata();
+        let blob_is_whole = blob.is_ok_and(|blob| blob.is_file() && size.is_none_or(|size| blob.len() == size));
+        Ok((blob_is_whole && self.open_tree(&diff_id).is_ok()).then_some(layer))
     }
 
     /// Reads, hashes, keeps and unpacks one layer. Waits for another process that is at the same layer, and then has
@@ -188,19 +195,35 @@ impl Store {
         };
         let what = || format!("publish the layer {}", layer.diff_id);
         std::fs::rename(&blob, self.blob_path(&layer.digest)).map_err(io_error(what()))?;
-        match rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            &tree,
-            rustix::fs::CWD,
-            self.layer_path(&layer.diff_id),
-            rustix::fs::RenameFlags::NOREPLACE,
-        ) {
-            // Only a source that does not tell diff ids can have been here twice.
-            Err(rustix::io::Errno::EXIST) => std::fs::remove_dir_all(&tree).map_err(io_error(what()))?,
-            result => result.map_err(io::Error::from).map_err(io_error(what()))?,
+        let path = self.layer_path(&layer.diff_id);
+        let rename = || {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            renameat_with(CWD, &tree, CWD, &path, RenameFlags::NOREPLACE)
+        };
+        let mut renamed = rename();
+        if renamed == Err(rustix::io::Errno::EXIST) {
+            let stands = self.open_tree(&layer.diff_id).is_ok() && matches!(self.layer(&layer.diff_id), Ok(Some(_)));
+            if stands {
+                // A source that does not tell diff ids was here twice, or the tree had lost its blob, which is back.
+                renamed = self.keep_tree(&layer, &tree).map_err(io_error(what()))?;
+            } else {
+                self.set_tree_aside(&layer.diff_id).map_err(io_error(what()))?;
+                renamed = rename();
+            }
         }
+        renamed.map_err(io::Error::from).map_err(io_error(what()))?;
         drop(lock);
         Ok(layer)
+    }
+
+    /// Keeps the tree that is there, which pods may run from. Its record must name a blob that is there.
+    fn keep_tree(&self, layer: &StoredLayer, fresh: &Path) -> io::Result<rustix::io::Result<()>> {
+        let before = self.layer(&layer.diff_id).ok().flatten();
+        if before.is_none_or(|before| !self.blob_path(&before.digest).exists()) {
+            std::fs::rename(fresh.join("layer.json"), self.layer_path(&layer.diff_id).join("layer.json"))?;
+        }
+        std::fs::remove_dir_all(fresh)?;
+        Ok(Ok(()))
     }
 
     /// Waits until nobody else works on `key`.

@@ -9,6 +9,9 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Image {
     /// List the images of the store
+    ///
+    /// VERIFIED is when all content was last compared with its digests: as it was unpacked, and by `pod image verify`. A run
+    /// checks manifest, configuration and signatures, and which trees there are, not their content.
     #[command(visible_alias = "ls", after_help = "Example:\n  pod image list")]
     List(ImageList),
     /// Show an image: its app, layers, signatures
@@ -27,6 +30,8 @@ pub(crate) enum Image {
     #[command(visible_alias = "render", after_help = "Example:\n  pod image extract example.com/app:1.2 /srv/app-root")]
     Extract(ImageExtract),
     /// Check the content and the signatures of stored images
+    ///
+    /// Reads every blob, compares every file of the trees, and looks at the block image, the record and the names.
     #[command(after_help = "Example:\n  pod image verify example.com/app:1.2")]
     Verify(Images),
     /// Send an image and its signatures to a registry, where other tools can run it too

@@ -2,25 +2,27 @@
 
 use crate::arguments::globals::Globals;
 use crate::arguments::image_commands::{ImagePush, Images};
-use crate::commands::images::find;
+use crate::commands::images::{find, find_id};
 use crate::failure::Failure;
 use crate::{images, output};
 use anyhow::{Context, Result};
 use image_tools::obtain::{Insecure, Trust};
 use image_tools::reference::{NameReference, Reference, Source};
-use image_tools::store::StoredImage;
+use image_tools::store::{Origin, StoredImage};
 
 /// Checks content and signatures of images; says for each which rule and which keys let it run.
 pub(crate) fn verify(globals: &Globals, arguments: &Images) -> Result<()> {
     let store = images::open(globals)?;
     for text in &arguments.images {
         let context = || format!("image `{}`", crate::escape::escape(text));
-        let image = find(&store, text)?;
-        let verified = store.store.verify(&image.id).with_context(context)?;
-        if let Some(damage) = verified.damage.first() {
-            let failure = Failure::new(format!("{}: {damage}", context()));
-            return Err(failure.hint("remove it with `pod image rm` and fetch it again").into());
+        let id = find_id(&store, text)?;
+        let verified = store.store.verify(&id).with_context(context)?;
+        if !verified.damage.is_empty() {
+            let damage: Vec<String> = verified.damage.iter().map(ToString::to_string).collect();
+            let failure = Failure::new(format!("{}: {}", context(), damage.join("; ")));
+            return Err(failure.hint(heal(store.store.origin(&id), store.store.image(&id).ok().as_ref())).into());
         }
+        let image = store.store.image(&id).with_context(context)?;
         let obtained = images::stored(&store, &image.id, images::asked(text).as_ref(), Insecure::default())
             .with_context(context)?;
         let grounds = match obtained.trust {
@@ -33,10 +35,30 @@ pub(crate) fn verify(globals: &Globals, arguments: &Images) -> Result<()> {
             },
         };
         let version = image.version.map_or_else(String::new, |version| format!(":{version}"));
-        let layers = if verified.layers == 1 { "1 layer".to_owned() } else { format!("{} layers", verified.layers) };
+        let mut layers =
+            if verified.layers == 1 { "1 layer".to_owned() } else { format!("{} layers", verified.layers) };
+        if verified.block {
+            layers.push_str(" and the block image");
+        }
         output::print(&format!("{} {}{version}: {layers} intact, {grounds}\n", image.id, image.name))?;
     }
     Ok(())
+}
+
+/// The command that brings what is damaged again: a fetch from where it came from.
+fn heal(origin: Option<Origin>, image: Option<&StoredImage>) -> String {
+    let Some(origin) = origin else {
+        return "fetch it again from where it came from, by `pod fetch SOURCE`".to_owned();
+    };
+    if origin.source == crate::demo::ORIGIN {
+        return "`pod fetch --pull-policy=new demo` brings again what is damaged".to_owned();
+    }
+    let mut command = images::fetch_command(origin.insecure, &origin.source);
+    let architecture = image.map(|image| image.config.architecture.as_str());
+    if let Some(other) = architecture.filter(|one| *one != image_tools::oci::host_architecture()) {
+        command.push_str(&format!(" --arch={other}"));
+    }
+    format!("`{command}` brings again what is damaged")
 }
 
 /// Sends an image of the store to a registry; prints the digest that its tag names there.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use contract::dir::{HOST, POD, Phase};
 use contract::host::Host;
 use image_tools::digest::Digest;
-use image_tools::obtain::Platform;
+use image_tools::obtain::{Images as Stored, Obtained, Platform};
 use image_tools::reference::Reference;
 use image_tools::store::{InUse, Store, StoredImage};
 use serde::Serialize;
@@ -25,10 +25,29 @@ pub(crate) fn fetch(globals: &Globals, arguments: &Fetch) -> Result<()> {
     for text in &arguments.images {
         let (pull, downgrade) = (arguments.pull_policy, arguments.allow_downgrade);
         let words = images::Words { pull, downgrade, insecure: globals.insecure() };
-        let obtained = images::obtain_on(&store, text, words, platform.clone())?;
+        let obtained = fetch_whole(&store, text, words, &platform)?;
         output::print(&format!("{}\n", obtained.image.id))?;
     }
     Ok(())
+}
+
+/// Fetches, and brings again what of the image was here before and is damaged. A run does not read all of an image; a fetch
+/// does, but for what was unpacked just now.
+fn fetch_whole(store: &Stored, text: &str, words: images::Words, platform: &Platform) -> Result<Obtained> {
+    const ROUNDS_MAX: usize = 3;
+    let begin = std::time::SystemTime::now();
+    let mut damage = String::new();
+    for _ in 0..ROUNDS_MAX {
+        let obtained = images::obtain_on(store, text, words, platform.clone())?;
+        if store.store.verified(&obtained.image.config).is_some_and(|time| time >= begin) {
+            return Ok(obtained);
+        }
+        let verified = store.store.verify(&obtained.image.id)?;
+        let Some(first) = verified.damage.first() else { return Ok(obtained) };
+        damage = first.to_string();
+        store.store.set_aside(&obtained.image.id, &verified)?;
+    }
+    Err(Failure::new(format!("image `{text}` is damaged again and again: {damage}")).into())
 }
 
 /// `pod image …`
@@ -55,12 +74,14 @@ struct View<'a> {
     size_bytes: u64,
     imported_unix_secs: u64,
     last_used_unix_secs: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified_unix_secs: Option<u64>,
     source: &'a str,
     signatures: usize,
     insecure: bool,
 }
 
-fn view(image: &StoredImage) -> View<'_> {
+fn view<'a>(store: &Store, image: &'a StoredImage) -> View<'a> {
     View {
         id: image.id.to_string(),
         name: image.name.as_str(),
@@ -68,6 +89,10 @@ fn view(image: &StoredImage) -> View<'_> {
         size_bytes: image.size_bytes,
         imported_unix_secs: image.imported_unix_secs,
         last_used_unix_secs: image.last_used_unix_secs,
+        verified_unix_secs: store
+            .verified(&image.config)
+            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+            .map(|time| time.as_secs()),
         source: &image.origin.source,
         signatures: image.signatures.len(),
         insecure: image.origin.insecure,
@@ -75,16 +100,18 @@ fn view(image: &StoredImage) -> View<'_> {
 }
 
 fn list(globals: &Globals, arguments: &ImageList) -> Result<()> {
-    let mut list = images::store(globals)?.list()?;
+    let store = images::store(globals)?;
+    let mut list = store.list()?;
     list.sort_by(|a, b| {
         a.imported_unix_secs.cmp(&b.imported_unix_secs).then_with(|| a.id.to_string().cmp(&b.id.to_string()))
     });
-    let views: Vec<View<'_>> = list.iter().map(view).collect();
+    let views: Vec<View<'_>> = list.iter().map(|image| view(&store, image)).collect();
     if arguments.format.format != Format::Table {
         return output::print_json(&views, arguments.format.format);
     }
     let (full, now) = (arguments.full, now_unix_secs());
-    let mut table = Table::new(&["ID", "NAME", "SIZE", "IMPORTED", "LAST USED", "SOURCE"], arguments.no_legend);
+    let mut table =
+        Table::new(&["ID", "NAME", "SIZE", "IMPORTED", "LAST USED", "VERIFIED", "SOURCE"], arguments.no_legend);
     for image in views {
         let version = image.version.map_or_else(String::new, |version| format!(":{version}"));
         table.row([
@@ -93,16 +120,29 @@ fn list(globals: &Globals, arguments: &ImageList) -> Result<()> {
             output::size(image.size_bytes, full),
             output::time(Some(image.imported_unix_secs), now, full),
             output::time(Some(image.last_used_unix_secs), now, full),
+            output::time(image.verified_unix_secs, now, full),
             image.source.to_owned(),
         ]);
     }
-    output::print(&table.render())
+    output::print(&table.render())?;
+    for (id, why) in store.damaged()? {
+        output::notice(&format!(
+            "pod: image {id} is damaged and does not run: {why}; `pod image verify {id}` says what helps"
+        ));
+    }
+    Ok(())
 }
 
 /// The image of the store that is meant: an id, the start of one, or a name.
-pub(crate) fn find(store: &image_tools::obtain::Images, text: &str) -> Result<StoredImage> {
+pub(crate) fn find(store: &Stored, text: &str) -> Result<StoredImage> {
     let context = || format!("image `{}`", crate::escape::escape(text));
-    let id = match images::reference(text)? {
+    store.store.image(&find_id(store, text)?).with_context(context)
+}
+
+/// As [`find`], for commands that deal with damaged images, too.
+pub(crate) fn find_id(store: &Stored, text: &str) -> Result<Digest> {
+    let context = || format!("image `{}`", crate::escape::escape(text));
+    Ok(match images::reference(text)? {
         Reference::Id(prefix) => store.store.find_id(&prefix).with_context(context)?,
         Reference::Name(name) => match store.find(&name) {
             Ok(id) => id,
@@ -122,8 +162,7 @@ pub(crate) fn find(store: &image_tools::obtain::Images, text: &str) -> Result<St
             .hint("`pod image list` shows their names and ids")
             .into());
         }
-    };
-    store.store.image(&id).with_context(context)
+    })
 }
 
 fn inspect(globals: &Globals, arguments: &ImageInspect) -> Result<()> {
@@ -140,7 +179,7 @@ fn inspect(globals: &Globals, arguments: &ImageInspect) -> Result<()> {
     let store = images::open(globals)?;
     let image = find(&store, &arguments.image)?;
     let inspected = Inspected {
-        view: view(&image),
+        view: view(&store.store, &image),
         config: &image.config,
         layers: &image.layers,
         origin: &image.origin,
@@ -153,9 +192,29 @@ fn inspect(globals: &Globals, arguments: &ImageInspect) -> Result<()> {
 fn remove(globals: &Globals, arguments: &Images) -> Result<()> {
     let store = images::open(globals)?;
     for text in &arguments.images {
-        let id = find(&store, text)?.id;
+        let id = find_id(&store, text)?;
+        refuse_prepared(globals, &id)?;
         store.store.remove(&id)?;
         output::print(&format!("{id}\n"))?;
+    }
+    Ok(())
+}
+
+/// A prepared pod is judged again when it is run, which needs all of its image.
+fn refuse_prepared(globals: &Globals, id: &Digest) -> Result<()> {
+    let Some(pods) = Pods::open_existing(&globals.dir)? else { return Ok(()) };
+    for phase in [Phase::Prepare, Phase::Prepared] {
+        for uuid in pods.uuids(phase)? {
+            let Some(pod) = pods.open_pod(phase, &uuid)? else { continue };
+            let stage1 = pod.read::<Host>(HOST).ok().flatten().and_then(|host| host.stage1_image).map(|image| image.id);
+            let apps = pod.read::<contract::pod::Pod>(POD).ok().flatten().map(|pod| pod.apps).unwrap_or_default();
+            let id = id.to_string();
+            if stage1.as_ref() == Some(&id) || apps.iter().any(|app| app.image.id == id) {
+                return Err(Failure::new(format!("pod `{uuid}` is prepared to run image {id}"))
+                    .hint(format!("run that pod, or remove it by `pod rm {uuid}`"))
+                    .into());
+            }
+        }
     }
     Ok(())
 }
@@ -181,15 +240,17 @@ fn extract(globals: &Globals, arguments: &ImageExtract) -> Result<()> {
 
 fn collect(globals: &Globals, arguments: &ImageGc) -> Result<()> {
     let store = images::store(globals)?;
+    // First the lock: a pod that is being started holds the store open until it is written down.
+    let alone = store.alone()?;
     let used = in_use(globals, &store)?;
-    let collected = store.collect(Some(arguments.grace_period / 1000), &used).context("collect images")?;
+    let collected = alone.collect(Some(arguments.grace_period / 1000), &used).context("collect images")?;
     for id in &collected.images {
         output::print(&format!("{id}\n"))?;
     }
     Ok(())
 }
 
-/// What pods of any phase are made of. A pod that is being started holds the store open, so the collection waits for it.
+/// What pods of any phase are made of.
 fn in_use(globals: &Globals, store: &Store) -> Result<InUse> {
     let mut used = InUse::default();
     let Some(pods) = Pods::open_existing(&globals.dir)? else { return Ok(used) };

@@ -18,7 +18,7 @@ use contract::name::{AppName, PodUuid};
 use contract::pod::{IdRange, Network, Pod, Stdio, Trust};
 use contract::stage1::RootForm;
 use image_tools::digest::Digest;
-use image_tools::obtain::{Images, Insecure};
+use image_tools::obtain::{Images, Insecure, Obtained};
 use image_tools::reference::NameReference;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -225,24 +225,29 @@ fn start(
 /// A key may have been revoked, or a rule removed, since the pod was prepared.
 fn verify_again(globals: &Globals, pod: &Pod, host: &Host) -> Result<()> {
     let store = images::open(globals)?;
-    let judge = |id: &str, asked: Option<&String>, trust: &Trust| -> Result<()> {
+    let judge = |id: &str, asked: Option<&String>, trust: &Trust| -> Result<Obtained> {
         let asked = asked.map(|asked| NameReference::parse(asked)).transpose()?;
         let insecure = Insecure { image: *trust == Trust::Insecure, ..Insecure::default() };
         let obtained = images::stored(&store, &Digest::parse(id)?, asked.as_ref(), insecure)?;
-        let Trust::Signature { granted, .. } = trust else { return Ok(()) };
-        let allowed = obtained.acceptance.map(|acceptance| acceptance.allowed()).unwrap_or_default();
+        let Trust::Signature { granted, .. } = trust else { return Ok(obtained) };
+        let allowed = obtained.acceptance.as_ref().map(|acceptance| acceptance.allowed()).unwrap_or_default();
         match granted.iter().find(|word| !allowed.iter().any(|allowed| allowed.to_string() == **word)) {
             Some(word) => Err(Failure::new(format!("its trust rule does not allow `{word}` any more"))
                 .hint("prepare the pod again")
                 .into()),
-            None => Ok(()),
+            None => Ok(obtained),
         }
     };
     for app in &pod.apps {
-        judge(&app.image.id, host.asked.get(&app.name), &app.image.trust)
+        let obtained = judge(&app.image.id, host.asked.get(&app.name), &app.image.trust)
             .with_context(|| format!("image of app `{}`", app.name))?;
+        // The trees were looked at where the store has them now.
+        anyhow::ensure!(obtained.image.layers == app.root.layers, "the trees of app `{}` are elsewhere now", app.name);
     }
-    let stage1 = |image: &StageImage| judge(&image.id, image.asked.as_ref(), &image.trust);
+    if pod.apps.iter().any(|app| app.root.block.is_some()) {
+        images::add_blocks(&store, &mut pod.clone())?;
+    }
+    let stage1 = |image: &StageImage| judge(&image.id, image.asked.as_ref(), &image.trust).map(|_| ());
     host.stage1_image.iter().try_for_each(|image| stage1(image).context("image of the stage1"))
 }
 

@@ -25,6 +25,7 @@ mod ownership;
 mod several;
 mod stages;
 mod stopping;
+mod store;
 mod supervision;
 mod terminals;
 mod testbed;
