@@ -33,6 +33,7 @@ pub(crate) fn run(globals: &Globals, arguments: &PodArguments) -> Result<Infalli
     let (store, stage1) = store_and_stage1(globals, arguments)?;
     let (mut pod, asked) = resolve(globals, &store, arguments, &stage1, uuid)?;
     let cgroups = cgroups(&mut pod, &stage1)?;
+    say_what_is_given_up(&stage1, &pod);
     let network = network::open(&arguments.pod.net)?;
     let pods = Pods::open(&globals.dir)?;
     let mut dir = create(&pods, &mut pod, asked, &stage1, &cgroups)?;
@@ -49,6 +50,7 @@ pub(crate) fn prepare(globals: &Globals, arguments: &PodArguments) -> Result<()>
     let (mut pod, asked) = resolve(globals, &store, arguments, &stage1, uuid)?;
     // What this host cannot enforce is refused now, not when somebody waits for the pod.
     cgroups(&mut pod, &stage1)?;
+    say_what_is_given_up(&stage1, &pod);
     let pods = Pods::open(&globals.dir)?;
     let mut dir = create(&pods, &mut pod, asked, &stage1, &plan::Plan::default())?;
     pods.advance(&mut dir, Phase::Prepared)?;
@@ -154,15 +156,19 @@ fn resolve(
         stage1.waive(&mut pod);
     }
     stage1.refuse_unknown_needs(&pod)?;
-    say_what_is_waived(stage1, &pod);
-    for line in more::notices(&pod, stage1.stage1.root == RootForm::Tree) {
-        output::notice(&format!("pod: {line}"));
-    }
     if stage1.stage1.root == RootForm::Block {
         images::add_blocks(store, &mut pod)?;
     }
     let asked = pod.apps.iter().zip(asked).filter_map(|(app, asked)| Some((app.name.clone(), asked?))).collect();
     Ok((pod, asked))
+}
+
+/// After all that can be refused: an error is not to follow it.
+fn say_what_is_given_up(stage1: &Located, pod: &Pod) {
+    say_what_is_waived(stage1, pod);
+    for line in more::notices(pod, stage1.stage1.root == RootForm::Tree) {
+        output::notice(&format!("pod: {line}"));
+    }
 }
 
 fn say_what_is_waived(stage1: &Located, pod: &Pod) {
