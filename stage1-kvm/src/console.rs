@@ -1,6 +1,7 @@
 //! What `--debug` shows of the guest's console. It is the guest's text: it must neither command the caller's terminal nor fill
 //! the log of the host.
 
+use contract::text::is_unsafe;
 use std::io::Write;
 
 /// Most that one run shows.
@@ -24,7 +25,7 @@ impl Console {
         let bytes = &bytes[..bytes.len().min(self.left)];
         self.left -= bytes.len();
         let text = String::from_utf8_lossy(bytes);
-        let shown: String = text.chars().filter(|letter| *letter == '\n' || !letter.is_control()).collect();
+        let shown: String = text.chars().filter(|letter| *letter == '\n' || !is_unsafe(*letter)).collect();
         let _ = out.write_all(shown.as_bytes()); // A console that nobody reads loses its text, not its pod.
     }
 }
@@ -36,7 +37,7 @@ mod tests {
     #[test]
     fn text_is_shown_without_what_commands_a_terminal() {
         let mut out = Vec::new();
-        Console::default().show(b"[1.0] init\r\n\x1b[2Jx\x07\xff\n", &mut out);
+        Console::default().show("[1.0] init\r\n\x1b[2Jx\x07\u{fffd}\u{202e}\n".as_bytes(), &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), "[1.0] init\n[2Jx\u{fffd}\n");
     }
 

@@ -71,13 +71,13 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// Controls, and the characters that are invisible or change the direction of text: a line with them can read as another one.
+/// C0, DEL and C1; line and paragraph separators; and what is invisible: soft hyphen, zero-width characters, bidirectional
+/// marks, overrides and isolates, interlinear annotations, and tags. A line with them can read as another one.
 pub fn is_unsafe(character: char) -> bool {
     character.is_control()
-        || matches!(
-            character,
-            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        )
+        || matches!(character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! How each app of a pod is, and what of it `status/NAME` does not say yet. Without any system call.
 
-use crate::life::Now;
 use contract::exit;
 use contract::name::AppName;
 use contract::pod::Pod;
@@ -10,6 +9,15 @@ use std::collections::BTreeMap;
 /// A start is written when the app has lived so long, or has ended: most short apps need one file, not two. No file is
 /// written more often, whatever a hostile stage2 reports.
 const RECORD_MILLIS_MIN: u64 = 20;
+
+/// A moment, by a monotonic clock and by the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Of a monotonic clock.
+    pub millis: u64,
+    /// Since the epoch.
+    pub unix_nanos: u64,
+}
 
 #[derive(Debug)]
 struct App {

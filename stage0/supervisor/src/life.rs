@@ -2,12 +2,14 @@
 //! the time. Inputs come as method calls, what is to be done as a list of [`Effect`]s.
 
 use crate::apps::Apps;
+pub use crate::apps::Now;
 use contract::channel::{Command, Event};
 use contract::control::{Exec, Reply, Request};
 use contract::exit;
 use contract::name::AppName;
 use contract::pod::Pod;
 use contract::status::AppEnd;
+use contract::text::HINT;
 use std::collections::BTreeMap;
 
 /// Names a connection of `control.sock`, and the session that it may open. Never 0.
@@ -21,15 +23,6 @@ const DRAIN_MILLIS_MAX: u64 = 5_000;
 const SIGKILL: u8 = 9;
 /// A grace time beyond this is as good as none.
 const GRACE_MILLIS_MAX: u64 = 30 * 86_400_000;
-
-/// A moment, by a monotonic clock and by the calendar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// Of a monotonic clock.
-    pub millis: u64,
-    /// Since the epoch.
-    pub unix_nanos: u64,
-}
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
@@ -319,7 +312,8 @@ impl Life {
             effects.extend(self.kill(exit::SIGNAL_BASE + SIGKILL, "the pod did not stop in time and was killed"));
         }
         if due(&mut self.boot_by) {
-            effects.extend(self.fail("the guest did not start in time".to_owned()));
+            effects
+                .extend(self.fail(format!("the guest did not start in time{HINT}look at its console with `--debug`")));
         }
         effects
     }

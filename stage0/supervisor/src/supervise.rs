@@ -223,7 +223,7 @@ impl<'a> Supervisor<'a> {
     fn timeout(&self) -> Option<Timespec> {
         let now = now().millis;
         let until = [self.life.next(), self.settle_at].into_iter().flatten().map(|at| at.saturating_sub(now));
-        let wait = if self.more { 0 } else { until.min()? };
+        let wait = if self.more || self.kill { 0 } else { until.min()? };
         Some(Timespec {
             tv_sec: i64::try_from(wait / 1000).unwrap_or(i64::MAX),
             tv_nsec: (wait % 1000 * 1_000_000) as _,

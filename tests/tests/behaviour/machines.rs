@@ -211,7 +211,14 @@ machine_test!(a_dead_virtiofsd_ends_the_pod, |t| {
     let volume = t.path("volume");
     fs::create_dir(&volume).unwrap();
     let flag = format!("--volume=v,kind=host,source={} --mount=volume=v,target=/v", volume.display());
-    let mut pod = t.pod().flag(&flag).app("a", "file-write /v/up x then process-sleep 600").start();
+    let pod = t.pod().flag(&flag).app("a", "process-sleep 2 then file-write /v/quiet x then process-sleep 600");
+    let mut pod = pod.start();
+    // By then the supervisor waits without a time limit.
+    let begin = std::time::Instant::now();
+    while !volume.join("quiet").exists() {
+        assert!(begin.elapsed().as_secs() < 60, "the app did not write");
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
     let process = rustix::process::Pid::from_raw(child(&pod, |name| name == "virtiofsd").cast_signed()).unwrap();
     rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
     pod.wait().assert_refused(125, "virtiofsd").assert_stderr_has("was killed by signal 9");
