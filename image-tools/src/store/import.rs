@@ -7,7 +7,7 @@ use crate::limits::Limits;
 use crate::name::{ImageName, Version};
 use crate::pipeline::Expected;
 use crate::provenance::Came;
-use crate::signature::Signature;
+use crate::signature::{SIGNATURES_MAX, Signature};
 use crate::source::{Content, SourceImage, SourceLayer, describe, native_manifest, parse_native};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -147,9 +147,16 @@ impl Store {
         }
         self.write(&self.blob_path(&id), manifest)?;
         self.write(&self.blob_path(&parsed_manifest.config.digest), config)?;
-        let mut origin = origin.clone();
+        let (mut origin, mut signatures) = (origin.clone(), signatures.clone());
         if let Ok((before, _)) = self.record(&id) {
+            // The same bytes, come again without what came with them before, are no less signed.
             Came::remember(&mut origin.came, before.origin.came);
+            if origin.manifest.is_none() {
+                (origin.manifest, origin.index) = (before.origin.manifest, origin.index.or(before.origin.index));
+            }
+            let more = before.signatures.into_iter().filter(|signature| !signatures.contains(signature));
+            let more: Vec<_> = more.take(SIGNATURES_MAX.saturating_sub(signatures.len())).collect();
+            signatures.extend(more);
         }
         let record = Record {
             version: 1,
@@ -157,7 +164,7 @@ impl Store {
             size_bytes,
             imported_unix_secs: now_unix_secs(),
             origin,
-            signatures: signatures.clone(),
+            signatures,
         };
         self.write(&self.record_path(&id), &record.to_bytes())?;
         for name in names {
