@@ -150,6 +150,10 @@ registry_test!(an_image_is_taken_by_the_names_it_is_signed_for, |w| {
     for name in [&stable, &w.name("team/app:1")] {
         pod(w, &["run", "--net=none", "--pull-policy=never", name, "--", "print", "ran"]).assert_exit(0);
     }
+    // The same bytes, once more and unsigned, do not lose what was signed of them.
+    let bare = w.image("team/app:1", &w.name("team/app:1"));
+    pod(w, &["--insecure-options=image", "fetch", &text_of(&bare)]).assert_ok().assert_stdout(&id);
+    pod(w, &["run", "--net=none", "--pull-policy=never", &stable, "--", "print", "ran"]).assert_exit(0);
     // A fetch by digest gives no tag a meaning.
     w.forget();
     pod(w, &["fetch", &format!("{}:7@{id}", w.name("team/app"))]).assert_ok();

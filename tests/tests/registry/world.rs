@@ -3,6 +3,7 @@
 use crate::server::{self, Server};
 use serde_json::json;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use tests::{Outcome, Test, probe_bytes, probe_recipe};
 
@@ -65,7 +66,8 @@ impl<'a> World<'a> {
     pub(crate) fn publisher(&self, words: &[&str]) -> Outcome {
         let mut command = self.t.program("pod");
         command.arg("--dir").arg(self.t.path("publisher")).arg("--local-config").arg(self.t.local_config());
-        command.args(["--insecure-options=image"]).args(words);
+        // What does not judge an image refuses the word.
+        command.args(words).args((words[0] == "fetch").then_some("--insecure-options=image"));
         Outcome::of(&mut command)
     }
 
@@ -164,5 +166,7 @@ pub(crate) fn login(t: &Test, host: &str, password: &str) {
     let logins = t.local_config().join("auth.d");
     fs::create_dir_all(&logins).unwrap();
     let login = json!({ "registries": [host], "user": server::USER, "password": password });
-    fs::write(logins.join(format!("{}.json", host.replace(':', "-"))), login.to_string()).unwrap();
+    let file = logins.join(format!("{}.json", host.replace(':', "-")));
+    fs::write(&file, login.to_string()).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
 }
