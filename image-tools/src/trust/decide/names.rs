@@ -8,13 +8,14 @@ use super::super::Prefix;
 /// The one long spelling of a name: `redis` is `docker.io/library/redis`, and 443 is the port of https anyway.
 #[must_use]
 pub fn full(name: &ImageName) -> ImageName {
-    let name = canonical_name(name);
     let without_port = name
         .host()
         .and_then(|host| Some((host.strip_suffix(":443")?, &name.as_str()[host.len()..])))
         .and_then(|(host, rest)| ImageName::parse(&format!("{host}{rest}")).ok());
     // A host such as `registry:443` is one only by its port.
-    without_port.filter(|plain| plain.host().is_some()).unwrap_or(name)
+    let without_port = without_port.filter(|plain| plain.host().is_some());
+    // Docker Hub's hosts may have the port, too, so it goes first.
+    canonical_name(without_port.as_ref().unwrap_or(name))
 }
 
 /// Whether two spellings are the same name.
@@ -24,18 +25,12 @@ pub fn same_name(left: &ImageName, right: &ImageName) -> bool {
 }
 
 /// The prefixes that are about a name, the most specific first: those of the name as it is spelled, then those of its long
-/// spelling, then `*`.
+/// spelling, then `*`. A prefix of both stands where the long spelling has it: for `docker.io/redis`, the rule of
+/// `docker.io/library/redis` is more specific than that of `docker.io`.
 #[must_use]
 pub fn prefixes(name: &ImageName) -> Vec<Prefix> {
-    let full = full(name);
-    let mut found: Vec<Prefix> = Prefix::covering(name).filter(|prefix| *prefix != Prefix::All).collect();
-    if full != *name {
-        let more = Prefix::covering(&full).filter(|prefix| *prefix != Prefix::All && !found.contains(prefix));
-        let more: Vec<Prefix> = more.collect();
-        found.extend(more);
-    }
-    found.push(Prefix::All);
-    found
+    let long: Vec<Prefix> = Prefix::covering(&full(name)).collect();
+    Prefix::covering(name).filter(|prefix| !long.contains(prefix)).chain(long.iter().cloned()).collect()
 }
 
 /// Whether the prefix is the name itself, in either spelling.
@@ -70,6 +65,8 @@ mod tests {
             ("docker.io/redis", "docker.io/library/redis"),
             ("team/app", "docker.io/team/app"),
             ("registry-1.docker.io/team/app", "docker.io/team/app"),
+            ("registry-1.docker.io:443/team/app", "docker.io/team/app"),
+            ("docker.io:443/redis", "docker.io/library/redis"),
             ("example.com:443/a", "example.com/a"),
             ("example.com:4430/a", "example.com:4430/a"),
             ("example.com:5000/a", "example.com:5000/a"),
@@ -88,6 +85,8 @@ mod tests {
         assert_eq!(of("docker.io/library/redis"), ["docker.io/library/redis", "docker.io/library", "docker.io", "*"]);
         assert_eq!(of("a.b:443/c"), ["a.b:443/c", "a.b:443", "a.b/c", "a.b", "*"]);
         assert_eq!(of("a.b/c"), ["a.b/c", "a.b", "*"]);
+        let twice = ["docker.io/redis", "docker.io/library/redis", "docker.io/library", "docker.io", "*"];
+        assert_eq!(of("docker.io/redis"), twice);
     }
 
     #[test]

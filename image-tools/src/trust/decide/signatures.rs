@@ -84,7 +84,8 @@ pub(super) fn count(case: &Case<'_>, rule: &Effective<'_>, judged: &Judged<'_>) 
             Evidence::Malformed(what) => malformed = malformed.or(Some(what.clone())),
         }
     }
-    if good.len() >= rule.rule.threshold {
+    // The text of a rule cannot say 0. One that was made in another way does not accept what is not signed.
+    if good.len() >= rule.rule.threshold.max(1) {
         return Ok(counted);
     }
     if let Some(what) = malformed {
@@ -211,7 +212,8 @@ fn is_tagged_as_wanted(case: &Case<'_>, judged: &Judged<'_>, rule: &Rule, claim:
     if rule.tags {
         // A registry is asked for `latest` where no tag was typed.
         let wanted = judged.version.or_else(|| judged.is_asked.then_some(&latest));
-        return claim.version.as_ref() == wanted;
+        // No tag is never the wanted one: `containers-policy.json` refuses such a claim.
+        return claim.version.is_some() && claim.version.as_ref() == wanted;
     }
     // Where no tag was typed, the image has the version of the tag that was fetched.
     match (&claim.version, judged.version.or(case.image.version.as_ref())) {
