@@ -3,7 +3,13 @@
 //! A target fails by panicking: on a crash, on an endless loop (libFuzzer's time limit), or on a law that does not hold,
 //! such as "what was parsed and written again parses to the same".
 
+#[path = "../../../image-tools/tests/decision/cases.rs"]
+mod cases;
+#[path = "../../../image-tools/tests/decision/compare.rs"]
+mod compare;
 mod decision;
+#[path = "../../../image-tools/tests/decision/reading.rs"]
+mod reading;
 
 use image_tools::archive::Archive;
 use image_tools::config::ImageConfig;
@@ -39,6 +45,7 @@ const IMAGES: &[Target] = &[
     ("reference", reference),
     ("signature", signature),
     ("statement", statement),
+    ("trust_decision", trust_decision),
     ("unpack", unpack),
 ];
 
@@ -93,6 +100,14 @@ pub fn policy(bytes: &[u8]) {
     let Ok(rule) = Rule::parse(text) else { return };
     let again = Rule::parse(&rule.to_text()).expect("what we write we can read");
     assert_eq!(again.to_text(), rule.to_text());
+}
+
+/// A case of the trust decision is decided as the second reading of its documentation says.
+pub fn trust_decision(bytes: &[u8]) {
+    let scenario = cases::Scenario::of(bytes);
+    if let Err(what) = compare::compare(&scenario) {
+        panic!("{what}\n{scenario:#?}");
+    }
 }
 
 /// What other processes may have put into the contract's files and sockets.
