@@ -66,6 +66,12 @@ fn child() {
     images(Path::new(root)).obtain(&reference, PullPolicy::New, INSECURE).expect("fetched");
 }
 
+/// For root alone: a login that others can read is refused.
+fn write_login(file: &Path, login: &str) {
+    fs::write(file, login).expect("login");
+    fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("login");
+}
+
 #[test]
 fn twenty_killed_fetches_leave_nothing_but_progress() {
     let root = tempfile::tempdir().expect("temporary directory");
@@ -80,7 +86,7 @@ fn twenty_killed_fetches_leave_nothing_but_progress() {
     fs::write(local.join("registries.d/test.json"), rule).expect("rule");
     let (user, password) = (server::USER, server::PASSWORD);
     let login = format!(r#"{{"registries":["{}"],"user":"{user}","password":"{password}"}}"#, server.host);
-    fs::write(local.join("auth.d/test.json"), login).expect("login");
+    write_login(&local.join("auth.d/test.json"), &login);
     let content = content();
     let from = layout::layout(&root.path().join("layout"), &content);
     let name = format!("{}/big:1", server.host);

@@ -54,6 +54,8 @@ impl Bench {
             server::PASSWORD
         );
         fs::write(local.join("auth.d/test.json"), login).expect("login");
+        fs::set_permissions(local.join("auth.d/test.json"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .expect("login");
         let dirs = TrustDirs::new(&root.path().join("usr"), &local);
         Some(Self { root, server, dirs })
     }
@@ -143,6 +145,7 @@ fn wrong_and_missing_logins_are_told_apart() {
     let error = bench.obtain(&bench.name("team/app:1"), PullPolicy::New, INSECURE).expect_err("none").to_string();
     assert!(error.contains("asks for a login"), "{error}");
     fs::write(&file, good).expect("login");
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("login");
     let error = bench.obtain(&bench.name("team/none:1"), PullPolicy::New, INSECURE).expect_err("absent").to_string();
     assert!(error.contains("has no manifest"), "{error}");
     fs::remove_file(bench.root.path().join("etc/registries.d/test.json")).expect("remove");

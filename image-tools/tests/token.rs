@@ -170,7 +170,9 @@ impl Site {
 
     fn login(&self, password: &str) {
         let login = format!(r#"{{"registries":["{}"],"user":"{USER}","password":"{password}"}}"#, self.server.host);
-        fs::write(self.root.path().join("etc/auth.d/test.json"), login).expect("login");
+        let file = self.root.path().join("etc/auth.d/test.json");
+        fs::write(&file, login).expect("login");
+        fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("login");
     }
 
     fn fetch(&self, rest: &str) -> Result<Obtained, ObtainError> {

@@ -78,7 +78,9 @@ fn configure(directory: &Path, server: &Server) -> Result<PathBuf> {
     let rule = json!({ "registry": server.host, "ca": server.directory.join("ca.crt") });
     fs::write(configuration.join("registries.d/bench.json"), rule.to_string())?;
     let login = json!({ "registries": [server.host], "user": USER, "password": PASSWORD });
-    fs::write(configuration.join("auth.d/bench.json"), login.to_string())?;
+    let file = configuration.join("auth.d/bench.json");
+    fs::write(&file, login.to_string())?;
+    fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(configuration)
 }
 
