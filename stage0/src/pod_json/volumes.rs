@@ -19,13 +19,17 @@ pub(crate) struct Volumes {
     list: Vec<Volume>,
     /// Mounts of all apps: `--mount` and short `--volume` before the first image.
     everywhere: Vec<Mount>,
+    /// What the user named for all apps. Only that, and what is named for the app itself, meets a mount point of an image: by
+    /// guessing a name, an image would else get what was given to another app.
+    offered: Vec<VolumeName>,
     sources: HashMap<PathBuf, PathBuf>,
 }
 
 impl Volumes {
     /// What the pod's flags say.
     pub(crate) fn declare(flags: &PodFlags, sources: &HashMap<PathBuf, PathBuf>) -> Result<Self, Failure> {
-        let mut volumes = Self { list: Vec::new(), everywhere: Vec::new(), sources: sources.clone() };
+        let mut volumes =
+            Self { list: Vec::new(), everywhere: Vec::new(), offered: names(&flags.volume), sources: sources.clone() };
         // Declarations first, so that `NAME:/TARGET` finds its volume wherever it stands.
         for flag in flags.volume.iter().filter(|flag| flag.target.is_none()) {
             volumes.declare_long(flag)?;
@@ -73,8 +77,9 @@ impl Volumes {
         }
         unique(app, &general)?;
         mounts.extend(general);
+        let own = names(&flags.volume);
         for point in points {
-            self.meet(app, point, &mut mounts)?;
+            self.meet(app, point, &own, &mut mounts)?;
         }
         mounts.iter().try_for_each(|mount| refuse_kernel_paths(app, &mount.target))?;
         mounts.sort_by(|a, b| {
@@ -136,7 +141,13 @@ impl Volumes {
 
     /// A mount point of the image: met by a mount at its path, else by the volume of its name, else by an empty volume of
     /// its own that goes with the pod.
-    fn meet(&mut self, app: &AppName, point: &MountPoint, mounts: &mut Vec<Mount>) -> Result<(), Failure> {
+    fn meet(
+        &mut self,
+        app: &AppName,
+        point: &MountPoint,
+        own: &[VolumeName],
+        mounts: &mut Vec<Mount>,
+    ) -> Result<(), Failure> {
         let of_image =
             |error: String| Failure::new(format!("mount point `{}` of the image: {error}", point.name.escape_debug()));
         let target = crate::values::mount::absolute(&point.path).map_err(of_image)?;
@@ -144,7 +155,8 @@ impl Volumes {
             return Ok(());
         }
         let name = VolumeName::parse(&point.name).map_err(|error| of_image(error.to_string()))?;
-        let (volume, source) = match self.find(&name) {
+        let offered = self.offered.contains(&name) || own.contains(&name);
+        let (volume, source) = match self.find(&name).filter(|_| offered) {
             Some(source) => (name, source.clone()),
             None => (self.add(&format!("{app}-{name}"), EMPTY)?, EMPTY),
         };
@@ -187,6 +199,10 @@ impl Volumes {
             empty @ VolumeSource::Empty { .. } => empty.clone(),
         }
     }
+}
+
+fn names(flags: &[VolumeFlag]) -> Vec<VolumeName> {
+    flags.iter().filter_map(|flag| flag.name.clone()).collect()
 }
 
 fn has_target(mounts: &[Mount], target: &Path) -> bool {
@@ -274,6 +290,32 @@ mod tests {
             ("-v /a:/x/y -v /b:/x", "", &[], "volume-2@/x, volume@/x/y"),
         ] {
             assert_eq!(shown(pod, app, points).as_deref(), Ok(expected), "{pod} | {app}");
+        }
+    }
+
+    #[test]
+    fn an_image_gets_no_volume_of_another_app() {
+        let app = |line: &str| {
+            let matches = crate::arguments::tree::app_flags("run").get_matches_from(line.split_whitespace());
+            AppFlags::from_arg_matches(&matches).unwrap()
+        };
+        for (pod, first, point, expected) in [
+            ("", "-v /secret:/x", "volume", "b-volume"),
+            ("", "--volume data,kind=host,source=/secret --mount volume=data,target=/x", "data", "b-data"),
+            ("", "-v cache:/x", "cache", "b-cache"),
+            ("-v /secret:/x", "", "volume", "b-volume"),
+            ("--volume data,kind=host,source=/shared", "", "data", "data"),
+        ] {
+            let mut volumes = Volumes::declare(&pod_flags(pod), &HashMap::new()).unwrap();
+            let mut of = |name: &str, flags: &str, points: &[MountPoint]| {
+                volumes.of_app(&AppName::parse(name).unwrap(), &app(flags), points).unwrap()
+            };
+            of("a", first, &[]);
+            let point =
+                MountPoint { name: point.to_owned(), path: "/seen".to_owned(), read_only: false, populate: false };
+            let mounts = of("b", "", &[point]);
+            let seen = mounts.iter().find(|mount| mount.target == Path::new("/seen")).unwrap();
+            assert_eq!(seen.volume.as_str(), expected, "{pod} | {first}");
         }
     }
 
