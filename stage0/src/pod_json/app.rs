@@ -1,6 +1,6 @@
 //! One app of `pod.json`: the image's configuration under the user's flags.
 
-use super::asks::Asks;
+use super::asks::{self, Asks};
 use super::environment::{self, Own, Shared};
 use super::volumes::{self, Volumes};
 use super::{AppImage, Facts, confinement, label, limits};
@@ -72,7 +72,8 @@ pub(crate) fn build(
         exec: exec(flags, of_image, &asked.arguments, &image)?,
         user,
         group,
-        supplementary_gids: match flags.supplementary_gids.is_empty() {
+        // A user of the command line does not get the groups that the image chose for its own.
+        supplementary_gids: match flags.supplementary_gids.is_empty() && flags.user.is_none() {
             true => of_image.supplementary_gids.clone(),
             false => flags.supplementary_gids.clone(),
         },
@@ -251,10 +252,10 @@ fn oom_score_adj(flags: &AppFlags, app: &config::App, asks: &Asks<'_>, facts: &F
 /// Kernel parameters are the pod's, so that of one app they are another's, too.
 fn require_sysctls(flags: &PodFlags, app: &config::App, asks: &Asks<'_>) -> Result<(), Failure> {
     for (key, value) in &app.isolators.sysctls {
-        if !flags.sysctl.iter().any(|(given, _)| given == key) {
-            let (key, value) = (crate::escape::escape(key), crate::escape::escape(value));
-            let wish = Allow::Sysctl(key.clone().into_owned());
-            asks.require(&[wish], &format!("the sysctl `{key}`"), &format!("--sysctl={key}={value}"))?;
+        let (key, value) = super::sysctl_of_image(key, value)?;
+        if !flags.sysctl.iter().any(|(given, _)| *given == key) {
+            let flag = format!("--sysctl={}", asks::quoted(&format!("{key}={value}")));
+            asks.require(&[Allow::Sysctl(key.clone())], &format!("the sysctl `{key}`"), &flag)?;
         }
     }
     Ok(())

@@ -210,7 +210,7 @@ fn seccomp_of_image(set: &SeccompSet, asks: &Asks<'_>, capabilities: &[Capabilit
         _ => None,
     };
     match more {
-        Some(what) => asks.require(&[Allow::Seccomp], &what, "--seccomp=unconfined")?,
+        Some(what) => asks.require(&[Allow::Seccomp], &what, &flag_for(&seccomp, set))?,
         None => {
             if let Seccomp::Retain { within_default, .. } | Seccomp::Remove { within_default, .. } = &mut seccomp {
                 *within_default = true;
@@ -218,6 +218,17 @@ fn seccomp_of_image(set: &SeccompSet, asks: &Asks<'_>, capabilities: &[Capabilit
         }
     }
     Ok(seccomp)
+}
+
+/// The flag that gives the image the filter that it asks for, and no more.
+fn flag_for(seccomp: &Seccomp, set: &SeccompSet) -> String {
+    let (SeccompSet::Retain { syscalls, errno } | SeccompSet::Remove { syscalls, errno }) = set;
+    match seccomp {
+        Seccomp::Retain { .. } => {
+            format!("--seccomp=mode=retain,errno={},{}", errno.as_deref().unwrap_or("kill"), syscalls.join(","))
+        }
+        _ => "--seccomp=unconfined".to_owned(),
+    }
 }
 
 fn of_seccomp(error: &str) -> Failure {

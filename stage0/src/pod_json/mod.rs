@@ -123,8 +123,8 @@ pub(crate) fn build(
     let mut names: HashSet<AppName> = HashSet::new();
     let mut sysctls = BTreeMap::new();
     for (asked, image) in arguments.apps.iter().zip(images) {
-        if let Some(app) = &image.config.app {
-            sysctls.extend(app.isolators.sysctls.clone());
+        for (key, value) in image.config.app.iter().flat_map(|app| &app.isolators.sysctls) {
+            sysctls.extend([sysctl_of_image(key, value)?]);
         }
         let context = app::Context { flags, insecure, facts, shared: &shared, hostname: &hostname, uuid: &uuid };
         let app = app::build(&context, asked, image, &mut volumes)?;
@@ -135,10 +135,6 @@ pub(crate) fn build(
         apps.push(app);
     }
     sysctls.extend(flags.sysctl.iter().cloned());
-    for (key, value) in &sysctls {
-        // An image's wish is checked as a user's is: it must not reach the host's own parameters.
-        crate::values::process::sysctl(&format!("{key}={value}")).map_err(Failure::new)?;
-    }
     refuse_host_sysctls(&sysctls, &network, flags.ipc)?;
     Ok(Pod {
         version: contract::json::Version,
@@ -160,6 +156,11 @@ pub(crate) fn build(
         annotations: flags.annotation.iter().cloned().collect(),
         uuid,
     })
+}
+
+/// An image's wish is checked and spelled as a user's is: it must not reach the host's own parameters, nor be another key.
+fn sysctl_of_image(key: &str, value: &str) -> Result<(String, String), Failure> {
+    crate::values::process::sysctl(&format!("{key}={value}")).map_err(Failure::new)
 }
 
 /// `none`, `host` and the namespace of somebody else; the rest needs a network that this version cannot make.

@@ -170,10 +170,8 @@ fn more_than_the_defaults_needs_a_flag_or_a_rule() {
         (Isolators { cpu_shares: Some(1025), ..none() }, "cpu-shares", "--cpu-shares=1025"),
         (Isolators { sysctls, ..none() }, "sysctl:net.core.somaxconn", "--sysctl=net.core.somaxconn=9"),
     ];
-    let facts = || Facts {
-        caller: crate::pod_json::asks::OfCaller { hard_limits: [(7, 100)].into(), oom_score_adj: 5 },
-        ..Facts::default()
-    };
+    let facts =
+        || Facts { caller: asks::OfCaller { hard_limits: [(7, 100)].into(), oom_score_adj: 5 }, ..Facts::default() };
     for (isolators, word, flag) in table {
         let of = |line: &str, words: &[&str]| pod_of(line, vec![accepted(asking(isolators.clone()), words)], &facts());
         let refused = of("run a", &[]).unwrap_err();
@@ -203,11 +201,35 @@ fn less_than_the_defaults_is_always_taken() {
         rlimits: vec![config::Rlimit { resource: "RLIMIT_NOFILE".to_owned(), soft: Some(9), hard: Some(100) }],
         ..Isolators::default()
     };
-    let caller = crate::pod_json::asks::OfCaller { hard_limits: [(7, 100)].into(), oom_score_adj: 5 };
+    let caller = asks::OfCaller { hard_limits: [(7, 100)].into(), oom_score_adj: 5 };
     let pod = pod_of("run a", vec![image(asking(isolators))], &Facts { caller, ..Facts::default() }).unwrap();
     let app = &pod.apps[0];
     assert_eq!(app.capabilities, [contract::kernel::Capability::Kill]);
     assert!(matches!(&app.seccomp, contract::pod::Seccomp::Remove { within_default: true, .. }), "{:?}", app.seccomp);
     assert_eq!((app.no_new_privileges, app.oom_score_adj, app.limits.pids), (true, Some(5), Some(9)));
     assert!(crate::more::notices(&pod, true).is_empty());
+}
+
+#[test]
+fn an_image_spells_a_sysctl_in_any_way() {
+    let sysctls = [("net/core/somaxconn".to_owned(), "9 9".to_owned())].into();
+    let of = |line: &str, words: &[&str]| {
+        let isolators = config::Isolators { sysctls, ..config::Isolators::default() };
+        pod_of(line, vec![accepted(asking(isolators), words)], &Facts::default())
+    };
+    let refused = of.clone()("run a", &[]).unwrap_err();
+    assert_eq!(refused, "the image asks for the sysctl `net.core.somaxconn`, which is more than the default");
+    // The user's value is the one that holds, and the host's parameter is nobody's.
+    let given = of.clone()("run --sysctl=net.core.somaxconn=5 a", &[]).unwrap().sysctls;
+    assert_eq!(given, [("net.core.somaxconn".to_owned(), "5".to_owned())].into());
+    let host = of("run --net=host a", &["sysctl:net.core.somaxconn"]).unwrap_err();
+    assert!(host.contains("would change the host"), "{host}");
+}
+
+#[test]
+fn groups_of_the_image_are_for_its_own_user() {
+    let groups = config::App { supplementary_gids: vec![6], ..app() };
+    for (line, expected) in [("run a", vec![6]), ("run a --user 5", vec![]), ("run a --group-add 7", vec![7])] {
+        assert_eq!(pod(line, groups.clone()).unwrap().apps[0].supplementary_gids, expected, "{line}");
+    }
 }
