@@ -75,7 +75,6 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     }
     let stage1 = stage1::recorded(&host)?;
     stage1.refuse_unknown_needs(&pod)?;
-    say_what_is_waived(&stage1, &pod);
     verify_again(globals, &pod, &host)?;
     let prepared = pod.clone();
     let cgroups = cgroups(&mut pod, &stage1)?;
@@ -87,6 +86,7 @@ pub(crate) fn run_prepared(globals: &Globals, arguments: &RunPrepared) -> Result
     stage1.record(&mut host);
     make::record(&cgroups, &pod.uuid, &mut host);
     dir.replace(HOST, &json(&host)?)?;
+    say_what_is_given_up(&stage1, &pod);
     start(&pods, &mut dir, &stage1, &cgroups, Outside { users: pod.private_users, network })
 }
 

@@ -119,7 +119,8 @@ pub(crate) fn view(pod: &PodDir) -> Result<View> {
     view.created_unix_secs = Some(summary.created_unix_secs);
     view.annotations = summary.annotations;
     view.waived = summary.waived;
-    view.more = more::shared(&summary.network, summary.ipc, &summary.sysctls);
+    let trusts: Vec<_> = summary.apps.iter().map(|app| &app.image.trust).collect();
+    view.more = more::shared(&summary.network, summary.ipc, &summary.sysctls, &trusts);
     view.network = Some(match summary.network {
         Network::None => "none",
         Network::Host => "host",
@@ -145,7 +146,7 @@ fn app_view(pod: &PodDir, state: State, app: AppSummary) -> AppView {
             _ => "unknown",
         },
         exit_code: end.map(AppEnd::exit_code),
-        more: app.confinement.more(),
+        more: app.confinement.more(&app.image.trust),
         status,
         name: app.name,
         image: app.image,

@@ -66,7 +66,8 @@ stage_test!(an_image_does_not_widen_its_capabilities, |t| {
     assert!(t.uuids().is_empty(), "a pod was made");
     // The user's flag, for one run; it stands on stderr what the app has.
     let ran = run(t, &image, &[], &["--cap-add=NET_ADMIN,SYS_ADMIN"]);
-    ran.assert_exit(0).assert_stderr_has("app `wide` has more than the default: CAP_NET_ADMIN, CAP_SYS_ADMIN");
+    ran.assert_exit(0)
+        .assert_stderr_has("app `wide` has more than the default: CAP_NET_ADMIN (flag), CAP_SYS_ADMIN (flag)");
     assert_eq!(bounding(&ran.json()).len(), 3);
     run(t, &image, &[], &[]).assert_exit(125);
     // The hint, pasted.
@@ -76,7 +77,7 @@ stage_test!(an_image_does_not_widen_its_capabilities, |t| {
     names.iter_mut().for_each(|name| *name = name.trim_start_matches("CAP_").to_owned());
     names.sort();
     assert_eq!(names, ["KILL", "NET_ADMIN", "SYS_ADMIN"]);
-    ran.assert_stderr_has("has more than the default");
+    ran.assert_stderr_has("CAP_NET_ADMIN (rule example.com/wide), CAP_SYS_ADMIN (rule example.com/wide)");
     let status = t.cli(["status", "--format=json", &t.uuids()[0]]);
     assert!(status.stdout.contains("CAP_SYS_ADMIN"), "{status}");
     t.cli(["list"]).assert_stdout_has("(more than the default)");
@@ -99,6 +100,9 @@ stage_test!(what_a_rule_allows_is_for_signed_images, |t| {
     let stage1 = format!("--stage1={}", t.stage1());
     let prepared = t.cli(["prepare", &stage1, "--net=none", &image.display().to_string(), "--", "print", "ran"]);
     let uuid = prepared.assert_ok().stdout.trim().to_owned();
+    let another = t.cli(["prepare", &stage1, "--net=none", &image.display().to_string(), "--", "print", "ran"]);
+    let run_prepared = t.cli(["run-prepared", another.assert_ok().stdout.trim()]);
+    run_prepared.assert_exit(0).assert_stderr_has("has more than the default: CAP_NET_ADMIN (rule example.com/vpn)");
     t.cli(["trust", "allow", "--take-back", "--prefix", "example.com/vpn", "cap:NET_ADMIN"]).assert_ok();
     t.cli(["run-prepared", &uuid]).assert_refused(125, "does not allow `cap:NET_ADMIN` any more");
 });
@@ -110,11 +114,14 @@ stage_test!(an_image_does_not_switch_its_filter_off, needs[Seccomp], |t| {
     refused.assert_refused(125, "the image asks for no system call filter, which is more than the default");
     refused.assert_stderr_has("`--seccomp=unconfined`");
     let ran = run(t, &image, &[], &["--seccomp=unconfined"]);
-    ran.assert_exit(0).assert_stderr_has("app `nofilter` has more than the default: no system call filter");
+    ran.assert_exit(0).assert_stderr_has("app `nofilter` has more than the default: no system call filter (flag)");
     t.cli(["trust", "allow", "--prefix", "example.com/nofilter", "seccomp"]).assert_ok();
     assert_eq!(run(t, &image, &[], &[]).assert_exit(0).json()["seccomp_mode"], "0");
     let (bpf, _) = signed(t, "bpf", &filter("bpf"));
-    run(t, &bpf, &[], &[]).assert_refused(125, "the image asks for the system calls bpf");
+    let refused = run(t, &bpf, &[], &[]);
+    refused.assert_refused(125, "the image asks for the system calls bpf");
+    // The flag gives what was asked for and no more, so that the probe dies of its first other call.
+    refused.assert_stderr_has("`--seccomp=mode=retain,errno=kill,bpf`");
 });
 
 // A list of forbidden calls is no list of allowed ones: what the default profile refuses stays refused.
@@ -165,4 +172,24 @@ stage_test!(insecure_options_that_do_nothing_are_refused, |t| {
         outcome.assert_exit(2).assert_stderr_has(&format!("`--insecure-options={word}` does nothing for this command"));
     }
     t.cli(["--insecure-options=none", "list"]).assert_ok();
+});
+
+// A mount point of an image is met by the volume of its name: not if that was given to another app.
+stage_test!(an_image_gets_no_volume_that_another_app_was_given, |t| {
+    t.probe();
+    for name in ["first", "secret"] {
+        fs::create_dir(t.path(name)).unwrap();
+    }
+    fs::write(t.path("secret/key"), "secret").unwrap();
+    let mut recipe = probe_recipe(&probe_bytes());
+    // Its mount point is called `volume-2`, and so is the second volume that the user gave no name.
+    recipe.volumes = vec!["/2".into()];
+    let image = t.signed(&recipe, "example.com/curious:1").display().to_string();
+    let given = |name: &str, at: &str| format!("--volume={}:{at}", t.path(name).display());
+    let pod = t.pod().app("a", "file-exists /given/key").with(&given("first", "/first"));
+    let pod = pod.with(&given("secret", "/given")).app_of(&image, "b", "file-exists /2/key");
+    let ran = pod.run();
+    let mut lines: Vec<&str> = ran.assert_ok().stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["false", "true"], "{}", ran.outcome);
 });
