@@ -1,6 +1,9 @@
 //! Rules of the house that a machine can check, as ordinary tests: where things lie, who may link whom, how long a file
 //! or a function may be, where `unsafe` may stand. A failure names the file and the line. Reads the work tree only.
 
+#[path = "tidy/circles.rs"]
+mod circles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -188,6 +191,18 @@ fn workspace_dependencies_have_a_user() {
     let used: BTreeSet<String> = manifests().iter().flat_map(|(_, path)| dependencies(&all[path])).collect();
     let unused: Vec<String> = offered(&all["Cargo.toml"]).into_iter().filter(|name| !used.contains(name)).collect();
     assert_none("workspace dependencies that no member names", &unused);
+}
+
+#[test]
+fn no_two_files_import_each_other() {
+    let all = rust_files();
+    let mut found = Vec::new();
+    for (name, manifest) in manifests().into_iter().filter(|(_, path)| !path.starts_with("tests/")) {
+        let source = format!("{}src/", manifest.trim_end_matches("Cargo.toml"));
+        let files = all.iter().filter_map(|(path, text)| Some((path.strip_prefix(&source)?.to_owned(), text.clone())));
+        found.extend(circles::circles(&files.collect()).into_iter().map(|circle| format!("{name}: {circle}")));
+    }
+    assert_none("files that import each other", &found);
 }
 
 #[test]

@@ -12,7 +12,9 @@ use image_tools::flatten::flatten;
 use image_tools::name::{ImageName, Version};
 use image_tools::oci::host_architecture;
 use image_tools::reference::{NameReference, Source};
+use image_tools::signing;
 use image_tools::source::SourceImage;
+use jiff::{Timestamp, ToSpan};
 use std::path::PathBuf;
 
 /// Our own failures.
@@ -184,4 +186,19 @@ fn source_or_file(text: &str) -> Result<Source, String> {
         Err(_) if !text.is_empty() && !text.contains("://") => Ok(Source::Pod(text.into())),
         result => result.map_err(|error| error.to_string()),
     }
+}
+
+/// When a signature or a key ends: a time, or a number of days (`90d`).
+fn expiry(text: &str) -> Result<Timestamp, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    let time = match days {
+        Some(days) => Timestamp::now().checked_add((i64::from(days) * 24).hours()),
+        None => text.parse(),
+    };
+    time.map_err(|error| error.to_string())
+}
+
+fn hinted(error: signing::SigningError) -> Failure {
+    let hint = error.hint();
+    Failure::hinted(error, hint)
 }

@@ -2,6 +2,7 @@
 //!
 //! What is refused is not imported: the documents of a source are judged before its layers are read.
 
+mod blob;
 mod dependencies;
 mod judge;
 mod push;

@@ -15,6 +15,7 @@ mod http;
 mod manifest;
 mod push;
 mod referrers;
+mod session;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -28,8 +28,9 @@ mod tree;
 mod verify;
 
 pub use gc::{Alone, Collected, InUse};
-pub use import::{Documents, Incoming, Open};
+pub use import::Documents;
 pub use layer::StoredLayer;
+pub use layer::{Incoming, Open};
 pub use marks::Marked;
 pub use names::Named;
 pub use verify::{Damage, Verified};

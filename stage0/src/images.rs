@@ -12,7 +12,7 @@ use contract::pod::{Pod, Trust};
 use image_tools::digest::Digest;
 use image_tools::obtain::{self, Images, ObtainError, Obtained, Platform, PullPolicy, Terms};
 use image_tools::reference::{NameReference, Reference, Source};
-use image_tools::store::{Store, StoreError};
+use image_tools::store::{Store, StoreError, StoredImage};
 use image_tools::trust::{Policy, TrustDirs};
 use std::path::PathBuf;
 
@@ -174,4 +174,36 @@ fn block_failure(error: image_tools::block::BlockError) -> anyhow::Error {
         Some(hint) => crate::failure::advise(error, hint),
         None => error,
     }
+}
+
+/// The image of the store that is meant: an id, the start of one, or a name.
+pub(crate) fn find(store: &Images, text: &str) -> Result<StoredImage> {
+    let context = || format!("image `{}`", crate::escape::escape(text));
+    store.store.image(&find_id(store, text)?).with_context(context)
+}
+
+/// As [`find`], for commands that deal with damaged images, too.
+pub(crate) fn find_id(store: &Images, text: &str) -> Result<Digest> {
+    let context = || format!("image `{}`", crate::escape::escape(text));
+    Ok(match reference(text)? {
+        Reference::Id(prefix) => store.store.find_id(&prefix).with_context(context)?,
+        Reference::Name(name) => match store.find(&name) {
+            Ok(id) => id,
+            // Hexadecimal digits may be the start of an id that was typed without `sha256:`.
+            Err(error) => {
+                match image_tools::reference::IdPrefix::parse(text).map(|prefix| store.store.find_id(&prefix)) {
+                    Some(Ok(id)) => id,
+                    _ => return Err(error).with_context(context),
+                }
+            }
+        },
+        Reference::Source(_) => {
+            return Err(Failure::new(format!(
+                "`{}` is a source; this command is about images in the store",
+                text.escape_debug()
+            ))
+            .hint("`pod image list` shows their names and ids")
+            .into());
+        }
+    })
 }

@@ -61,7 +61,7 @@ fn arguments() -> Result<Arguments, (Option<&'static str>, failure::Failure)> {
 /// Carries the command out and gives the exit code.
 fn run(arguments: &Arguments) -> anyhow::Result<u8> {
     let globals = &arguments.globals;
-    globals.refuse_idle_words(&arguments.action)?;
+    arguments::idle_words::refuse(globals, &arguments.action)?;
     match &arguments.action {
         Action::Run(pod) => return commands::run::run(globals, pod).map(|never| match never {}),
         Action::Prepare(pod) => commands::run::prepare(globals, pod),

@@ -9,6 +9,7 @@ mod mount;
 mod network;
 mod overlay;
 mod plan;
+mod pod_root;
 mod run;
 mod spawn;
 mod supervise;

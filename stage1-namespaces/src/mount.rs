@@ -6,37 +6,18 @@
 
 use crate::overlay::{self, Stack};
 use crate::plan::{Area, Operation, SKELETON};
+use crate::pod_root::{LAYERS, PodRoot, attach, clone_tree, make_directory, make_mount_point, tmpfs};
 use crate::sys::{self, MountAttributes};
 use anyhow::{Context, Result};
 use contract::pod::DeviceKind;
 use contract::text::Advised;
 use rustix::fs::{AtFlags, Dev, FileType, Mode, OFlags, RawMode, XattrFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// The pod root, mounted over the pod directory in this mount namespace only.
-pub(crate) struct Site {
-    /// The pod directory, as this mount namespace sees it; also the current directory.
-    pub(crate) pod_directory: OwnedFd,
-    /// The root of the pod root's tmpfs.
-    pub(crate) root: OwnedFd,
-    /// The pod's user namespace.
-    pub(crate) users: Option<OwnedFd>,
-    /// Host ids of root in that namespace.
-    pub(crate) owner: u32,
-    /// How many layers were attached for [`overlay`] under [`LAYERS`].
-    pub(crate) attached: u32,
-}
-
-/// A directory of the pod root that exists only while it is being made.
-pub(crate) const LAYERS: &str = "layers";
-
-/// Room for mount points and the few files that stage2 makes; the apps' data never lies here.
-const POD_ROOT_SIZE: &str = "16m";
-
-impl Site {
+impl PodRoot {
     /// Cuts this mount namespace off the host's and puts an empty pod root over the pod directory.
     pub(crate) fn new(users: Option<OwnedFd>, owner: u32) -> Result<Self> {
         // The namespace is a copy whose mounts are peers of the host's: without this, our mounts would appear there.
@@ -133,14 +114,6 @@ impl Site {
         Ok(())
     }
 
-    /// The directory that relative paths of this area start from.
-    pub(crate) fn area(&self, at: Area) -> BorrowedFd<'_> {
-        match at {
-            Area::PodDirectory => self.pod_directory.as_fd(),
-            Area::PodRoot => self.root.as_fd(),
-        }
-    }
-
     fn bind(&self, source: &Path, target: &Path, read_only: bool, recursive: bool) -> Result<()> {
         let tree = clone_tree(source, recursive).with_context(|| Advised {
             message: "open it".to_owned(),
@@ -197,43 +170,6 @@ fn not_private(error: std::io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(Advised { message, hint: hint.to_owned() })
 }
 
-/// The file system of the pod root. Devices work on it only for a pod that cannot make them itself.
-pub(crate) fn tmpfs(devices: bool, owner: u32) -> rustix::io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&context, "mode", "0755")?;
-    rustix::mount::fsconfig_set_string(&context, "size", POD_ROOT_SIZE)?;
-    if owner != 0 {
-        let owner = owner.to_string();
-        rustix::mount::fsconfig_set_string(&context, "uid", owner.as_str())?;
-        rustix::mount::fsconfig_set_string(&context, "gid", owner.as_str())?;
-    }
-    rustix::mount::fsconfig_create(&context)?;
-    let nodev = if devices { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOSUID | nodev)
-}
-
-/// A detached copy of the mount at `path`, with the mounts below it if `recursive`.
-pub(crate) fn clone_tree(path: &Path, recursive: bool) -> rustix::io::Result<OwnedFd> {
-    let below = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | below;
-    rustix::mount::open_tree(rustix::fs::CWD, path, flags)
-}
-
-/// Attaches a detached mount at `path` below `at`; an empty path is `at` itself.
-pub(crate) fn attach(mount: BorrowedFd<'_>, at: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<()> {
-    let to =
-        if path.as_os_str().is_empty() { MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH } else { MoveMountFlags::empty() };
-    rustix::mount::move_mount(mount, "", at, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | to)
-}
-
-/// A directory, or an empty file for a file to be mounted on.
-pub(crate) fn make_mount_point(at: BorrowedFd<'_>, path: &Path, directory: bool) -> rustix::io::Result<()> {
-    if directory {
-        return make_directory(at, path, 0o755);
-    }
-    rustix::fs::mknodat(at, path, FileType::RegularFile, Mode::from(0o600), 0)
-}
-
 fn directory(path: &Path, mode: u32, owner: (u32, u32)) -> rustix::io::Result<()> {
     make_directory(rustix::fs::CWD, path, mode)?;
     if owner != (0, 0) || mode & 0o7000 != 0 {
@@ -248,14 +184,6 @@ fn set_context(path: &Path, context: &str) -> Result<()> {
     match rustix::fs::lsetxattr(path, c"security.selinux", value.as_bytes_with_nul(), XattrFlags::empty()) {
         Err(Errno::OPNOTSUPP) => Ok(()),
         other => Ok(other?),
-    }
-}
-
-/// The umask is 0 here, so the mode is exact; a directory that stage0 made already is kept.
-fn make_directory(at: BorrowedFd<'_>, path: &Path, mode: RawMode) -> rustix::io::Result<()> {
-    match rustix::fs::mkdirat(at, path, Mode::from(mode)) {
-        Err(Errno::EXIST) => Ok(()),
-        result => result,
     }
 }
 

@@ -7,8 +7,8 @@
 //! With a user namespace each layer is mounted through the pod's ids first. The overlay itself is still made with the
 //! rights of the host's root, so `trusted.overlay.*` marks of the layers count, and a pod cannot forge them.
 
-use crate::mount::{LAYERS, Site, attach, clone_tree, make_mount_point, tmpfs};
 use crate::plan::{Area, SKELETON};
+use crate::pod_root::{LAYERS, PodRoot, attach, clone_tree, make_mount_point, tmpfs};
 use crate::sys::{self, MountAttributes};
 use anyhow::{Context, Result};
 use contract::dir;
@@ -32,7 +32,7 @@ pub(crate) struct Stack<'a> {
 }
 
 /// Mounts it. Leaves the pod directory as current directory.
-pub(crate) fn mount(site: &mut Site, wanted: &Stack<'_>) -> Result<OwnedFd> {
+pub(crate) fn mount(site: &mut PodRoot, wanted: &Stack<'_>) -> Result<OwnedFd> {
     let mapped;
     let layers = if site.users.is_some() {
         mapped = map(site, wanted.layers)?;
@@ -50,7 +50,7 @@ pub(crate) fn mount(site: &mut Site, wanted: &Stack<'_>) -> Result<OwnedFd> {
 }
 
 /// One `lowerdir+` for each layer, highest first.
-fn stack(site: &Site, Stack { layers, at, writable, context: label }: Stack<'_>) -> Result<OwnedFd> {
+fn stack(site: &PodRoot, Stack { layers, at, writable, context: label }: Stack<'_>) -> Result<OwnedFd> {
     let context = open()?;
     let run = || -> Result<()> {
         for layer in layers.iter().rev() {
@@ -72,7 +72,7 @@ fn stack(site: &Site, Stack { layers, at, writable, context: label }: Stack<'_>)
 }
 
 /// All layers in one string, for kernels without `lowerdir+`.
-fn named(site: &mut Site, Stack { layers, at, writable, context: label }: Stack<'_>) -> Result<OwnedFd> {
+fn named(site: &mut PodRoot, Stack { layers, at, writable, context: label }: Stack<'_>) -> Result<OwnedFd> {
     let mut names = Vec::with_capacity(layers.len());
     for layer in layers {
         names.push(if layer.is_absolute() { name(site, layer)? } else { layer.clone() });
@@ -143,14 +143,14 @@ fn explain(error: anyhow::Error, context: BorrowedFd<'_>) -> anyhow::Error {
 }
 
 /// A symlink under [`LAYERS`], so that the string of all layers stays short.
-fn name(site: &mut Site, path: &Path) -> Result<PathBuf> {
+fn name(site: &mut PodRoot, path: &Path) -> Result<PathBuf> {
     let name = scratch(site)?;
     rustix::fs::symlinkat(path, &site.root, &name)?;
     Ok(name)
 }
 
 /// Mounts each layer through the pod's ids. The results are relative to the pod root.
-fn map(site: &mut Site, layers: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn map(site: &mut PodRoot, layers: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut mapped = Vec::with_capacity(layers.len());
     for layer in layers {
         mapped.push(attach_one(site, layer, true).with_context(|| format!("layer `{}`", layer.display()))?);
@@ -160,7 +160,7 @@ fn map(site: &mut Site, layers: &[PathBuf]) -> Result<Vec<PathBuf>> {
 
 /// Mounts `path` under [`LAYERS`]. Also what has no mapping is mounted rather than linked if it lies in the pod directory: the
 /// pod root covers it, so that only the current directory still leads there.
-fn attach_one(site: &mut Site, path: &Path, mapped: bool) -> Result<PathBuf> {
+fn attach_one(site: &mut PodRoot, path: &Path, mapped: bool) -> Result<PathBuf> {
     rustix::process::fchdir(&site.pod_directory)?;
     let tree = clone_tree(path, false)?;
     let attributes = MountAttributes {
@@ -177,7 +177,7 @@ fn attach_one(site: &mut Site, path: &Path, mapped: bool) -> Result<PathBuf> {
 }
 
 /// The next free name under [`LAYERS`], which is a mount of its own, so that one unmount ends all of it.
-fn scratch(site: &mut Site) -> Result<PathBuf> {
+fn scratch(site: &mut PodRoot) -> Result<PathBuf> {
     if site.attached == 0 {
         make_mount_point(site.root.as_fd(), Path::new(LAYERS), true)?;
         attach(tmpfs(false, 0)?.as_fd(), site.root.as_fd(), Path::new(LAYERS))?;

@@ -9,9 +9,9 @@
 //!
 //! Every process here dies with the supervisor: parent death signal, and the PID namespace below.
 
-use crate::mount::{self, Site};
 use crate::network;
 use crate::plan::Plan;
+use crate::pod_root::{self, PodRoot};
 use crate::sys::{self, MountAttributes, Side};
 use anyhow::{Context, Result, bail};
 use contract::channel::Event;
@@ -161,7 +161,7 @@ fn enter_users(start: &Start<'_>, supervisor: &OwnedFd, tree: &OwnedFd, program:
         Network::None => network::loopback_up()?,
         Network::Host | Network::Joined => network::join(start.network.as_ref())?,
     }
-    mount::attach(tree.as_fd(), rustix::fs::CWD, Path::new(".")).context("mount the pod root")?;
+    pod_root::attach(tree.as_fd(), rustix::fs::CWD, Path::new(".")).context("mount the pod root")?;
     // While the host's own are still in sight: the kernel lets a user namespace mount these two only if it could see
     // complete ones before. stage2 mounts those of the apps, for the same reason, while it sees these.
     mount_kernel("proc", tree.as_fd())?;
@@ -188,13 +188,13 @@ fn die_with(supervisor: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-fn build(start: &Start<'_>) -> Result<Site> {
+fn build(start: &Start<'_>) -> Result<PodRoot> {
     // Modes of what is made from here on are the plan's.
     rustix::process::umask(Mode::empty());
     let users =
         start.users.as_ref().map(OwnedFd::try_clone).transpose().context("copy the fd of the user namespace")?;
     let owner = start.plan.private_users.map_or(0, |range| range.first);
-    let mut site = Site::new(users, owner)?;
+    let mut site = PodRoot::new(users, owner)?;
     for operation in &start.plan.operations {
         site.carry_out(operation)?;
     }
@@ -204,15 +204,15 @@ fn build(start: &Start<'_>) -> Result<Site> {
 
 /// stage2 as a read-only file: a program in the pod that reaches it through /proc/1/exe cannot write to it, whatever its
 /// privileges, also not when it waits for the end of PID 1 (CVE-2019-5736).
-fn sealed(path: &Path, site: &Site) -> Result<OwnedFd> {
-    let program = mount::clone_tree(path, false).with_context(|| format!("open `{}`", path.display()))?;
+fn sealed(path: &Path, site: &PodRoot) -> Result<OwnedFd> {
+    let program = pod_root::clone_tree(path, false).with_context(|| format!("open `{}`", path.display()))?;
     let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     let attributes = MountAttributes { set, propagation: libc::MS_PRIVATE, id_mapping: None, recursive: false };
     sys::mount_setattr(program.as_fd(), &attributes).context("make stage2 read-only")?;
     // Attached, because closing a detached mount waits for an RCU grace period, and an attached one ends with the pod.
     let name = Path::new("stage2");
-    mount::make_mount_point(site.root.as_fd(), name, false).context("make the mount point of stage2")?;
-    mount::attach(program.as_fd(), site.root.as_fd(), name).context("mount stage2")?;
+    pod_root::make_mount_point(site.root.as_fd(), name, false).context("make the mount point of stage2")?;
+    pod_root::attach(program.as_fd(), site.root.as_fd(), name).context("mount stage2")?;
     Ok(program)
 }
 
@@ -223,7 +223,7 @@ fn mount_kernel(kind: &str, root: BorrowedFd<'_>) -> Result<()> {
         let flags =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
-        mount::attach(mount.as_fd(), root, Path::new(if kind == "proc" { "proc" } else { "sys" }))
+        pod_root::attach(mount.as_fd(), root, Path::new(if kind == "proc" { "proc" } else { "sys" }))
     };
     run().with_context(|| format!("mount `{kind}` in the pod"))
 }

@@ -7,7 +7,6 @@
 use crate::mount::{self, INERT};
 use crate::plan::{self, Wanted};
 use crate::root::Root;
-use crate::world;
 use anyhow::{Context, Result};
 use contract::pod::{App, Pod};
 use rustix::fd::{AsFd, OwnedFd};
@@ -40,7 +39,7 @@ pub(crate) fn put(root: &Root, pod: &Pod, app: &App, wanted: &[Wanted<'_>]) -> R
         let target = PathBuf::from(format!("/etc/{name}"));
         let Some(content) = content.filter(|_| !plan::covers(wanted, &target)) else { continue };
         // Inside a volume nothing is made: it may be a directory of the host.
-        if plan::lies_in(wanted, &target) && world::existing(root, &target)?.is_none() {
+        if plan::lies_in(wanted, &target) && root.existing(&target)?.is_none() {
             continue;
         }
         files.push((name, content, target));

@@ -27,6 +27,7 @@ mod populate;
 mod proc;
 mod process;
 mod remains;
+mod report;
 mod root;
 mod run;
 mod seccomp;

@@ -3,7 +3,7 @@
 //! The app's process makes it before it becomes the app's program, so no path of the root is involved, and hands the
 //! descriptor to PID 1 by its report. What comes in is hostile; all that is taken from it is that the app is ready.
 
-use crate::launch;
+use crate::report;
 use anyhow::{Context, Result};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode};
@@ -29,7 +29,7 @@ pub(crate) fn make(dev: &OwnedFd, report: &OwnedFd) -> Result<()> {
         Ok(socket)
     };
     let socket = make().with_context(|| format!("make the socket `{PATH}`"))?;
-    launch::send_notify(report, &socket)
+    report::send_notify(report, &socket)
 }
 
 /// Takes what has come in; whether the app said that it is ready. Descriptors that come along are closed by the kernel,

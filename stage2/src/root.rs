@@ -39,6 +39,15 @@ impl Root {
         open_in(self.as_fd(), path, flags, ResolveFlags::empty())
     }
 
+    /// As [`Self::at`], without the right to read it; `None` if it is not there.
+    pub(crate) fn existing(&self, path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
+        match self.at(path, OFlags::PATH) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens a directory that may be no symbolic link nor lie behind one, and makes it if it is missing. For /proc, /sys and
     /// /dev: an image that has links there wants something to be mounted elsewhere.
     pub(crate) fn plain_directory(&self, name: &str) -> Result<OwnedFd> {

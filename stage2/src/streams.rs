@@ -1,7 +1,7 @@
 //! Standard streams of a process: inherited, null, given, or a terminal of its own.
 
-use crate::launch;
 use crate::mount;
+use crate::report;
 use crate::root::Root;
 use anyhow::{Context, Result, ensure};
 use contract::pod::Stdio;
@@ -125,7 +125,7 @@ fn terminal(size: Option<(u16, u16)>, dev: &OwnedFd, pts: &OwnedFd, uid: u32, re
     console(dev, &slave).context("make /dev/console")?;
     rustix::process::ioctl_tiocsctty(&slave).context("make it the controlling terminal")?;
     on_standard(&slave)?;
-    launch::send_terminal(report, &master)
+    report::send_terminal(report, &master)
 }
 
 /// /dev/console is the app's terminal, bound by descriptor. An app that already runs has one or never gets one.

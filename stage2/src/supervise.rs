@@ -5,11 +5,12 @@
 use crate::channel::{Channel, Received};
 use crate::confine::Program;
 use crate::failure::describe;
-use crate::launch::{self, Place, Report};
+use crate::launch::{self, Place};
 use crate::life::{Action, Life, Millis};
 use crate::notify;
 use crate::process::{Process, Role};
 use crate::remains::Processes;
+use crate::report::{self, Report};
 use crate::streams::Streams;
 use crate::sys;
 use crate::user::Identity;
@@ -270,7 +271,7 @@ impl<'a> Supervisor<'a> {
     fn report(&mut self, at: usize) -> Result<()> {
         while self.processes[at].starting {
             let process = &mut self.processes[at];
-            match launch::receive(&process.started.report)? {
+            match report::receive(&process.started.report)? {
                 Report::Nothing => return Ok(()),
                 Report::Terminal(master) => process.terminal = Some(master),
                 Report::Notify(socket) => process.notify = Some(socket),

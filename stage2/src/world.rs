@@ -14,7 +14,6 @@ use contract::pod::{App, Network, Pod};
 use contract::stage2::{APPS, ROOTFS, SYS, VOLUMES};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 use std::path::{Path, PathBuf};
 
@@ -114,17 +113,8 @@ fn attach_wanted(root: &Root, wanted: &Wanted<'_>, app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Opens what is to be hidden, covered or made read-only; `None` if it is not there.
-pub(crate) fn existing(root: &Root, path: &Path) -> rustix::io::Result<Option<OwnedFd>> {
-    match root.at(path, OFlags::PATH) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 fn read_only(root: &Root, path: &Path) -> Result<()> {
-    let Some(target) = existing(root, path)? else { return Ok(()) };
+    let Some(target) = root.existing(path)? else { return Ok(()) };
     let copy = mount::copy_of(target.as_fd())?;
     mount::restrict(copy.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     Ok(mount::attach(copy.as_fd(), target.as_fd())?)
@@ -145,7 +135,7 @@ fn mask(root: &Root, paths: &[PathBuf], dev: &OwnedFd) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
     for path in paths {
         let hide = |empty: &mut Option<OwnedFd>| -> Result<()> {
-            let Some(target) = existing(root, path)? else { return Ok(()) };
+            let Some(target) = root.existing(path)? else { return Ok(()) };
             if !is_directory(target.as_fd())? {
                 return Ok(mount::attach(mount::copy_of(null.as_fd())?.as_fd(), target.as_fd())?);
             }

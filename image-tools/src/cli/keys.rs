@@ -12,7 +12,7 @@ use image_tools::signing::{self, ask_password, read_public, read_secret};
 use image_tools::source::{Content, SourceImage, parse_native};
 use image_tools::statement::Subject;
 use image_tools::trust::{NO_MARKS, Policy, Question, TrustDirs};
-use jiff::{Timestamp, ToSpan};
+use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(super) struct Sign {
     #[arg(long, value_name = "KEY.key")]
     key: PathBuf,
     /// The signature counts until this time (RFC 3339), or for so many days (`90d`)
-    #[arg(long, value_name = "TIME", value_parser = expiry)]
+    #[arg(long, value_name = "TIME", value_parser = super::expiry)]
     expires: Option<Timestamp>,
     /// Sign the image under another name than its own, such as that of a tag at a registry
     #[arg(long, value_name = "NAME[:VERSION]", value_parser = name)]
@@ -59,12 +59,12 @@ pub(super) fn keygen(arguments: &Keygen) -> Result<String, Failure> {
     } else {
         None
     };
-    let key = signing::keygen(&arguments.key, password.as_deref().map(String::as_str)).map_err(hinted)?;
+    let key = signing::keygen(&arguments.key, password.as_deref().map(String::as_str)).map_err(super::hinted)?;
     Ok(format!("{}\n", key.id()))
 }
 
 pub(super) fn sign(arguments: &Sign) -> Result<String, Failure> {
-    let key = read_secret(&arguments.key, || ask_password("password: ")).map_err(hinted)?;
+    let key = read_secret(&arguments.key, || ask_password("password: ")).map_err(super::hinted)?;
     if super::rotation::is_one(&arguments.image) {
         let what = match (arguments.expires, &arguments.name) {
             (None, None) => return super::rotation::sign(&arguments.image, &key),
@@ -79,7 +79,7 @@ pub(super) fn sign(arguments: &Sign) -> Result<String, Failure> {
     if let Some(name) = &arguments.name {
         (subject.name, subject.version) = (name.name.clone(), name.version.clone());
     }
-    let signature = signing::sign(&key, &subject, Timestamp::now(), arguments.expires).map_err(hinted)?;
+    let signature = signing::sign(&key, &subject, Timestamp::now(), arguments.expires).map_err(super::hinted)?;
     let signatures = with_signature(&image.signatures, signature);
     let layers: Vec<_> = image.layers.iter().map(|layer| layer.extent.clone()).collect();
     NativeFile {
@@ -94,7 +94,7 @@ pub(super) fn sign(arguments: &Sign) -> Result<String, Failure> {
 }
 
 pub(super) fn verify(arguments: &Verify) -> Result<String, Failure> {
-    let key = read_public(&arguments.key).map_err(hinted)?;
+    let key = read_public(&arguments.key).map_err(super::hinted)?;
     let (image, manifest, config) = open(&arguments.image)?;
     let subject = subject(&manifest, &config)?;
     let id = key.id();
@@ -130,24 +130,10 @@ fn subject(manifest: &[u8], config: &[u8]) -> Result<Subject, Failure> {
     Ok(Subject::of(parse_native(manifest, config)?.1, Digest::of(manifest)))
 }
 
-pub(super) fn hinted(error: signing::SigningError) -> Failure {
-    let hint = error.hint();
-    Failure::hinted(error, hint)
-}
-
 fn name(text: &str) -> Result<NameReference, String> {
     match NameReference::parse(text) {
         Ok(NameReference { digest: Some(_), .. }) => Err("a signature names the digest by itself".to_owned()),
         Ok(name) => Ok(name),
         Err(error) => Err(error.to_string()),
     }
-}
-
-pub(super) fn expiry(text: &str) -> Result<Timestamp, String> {
-    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
-    let time = match days {
-        Some(days) => Timestamp::now().checked_add((i64::from(days) * 24).hours()),
-        None => text.parse(),
-    };
-    time.map_err(|error| error.to_string())
 }

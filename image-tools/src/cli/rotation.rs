@@ -26,7 +26,7 @@ pub(super) struct Make {
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     threshold: usize,
     /// It is not applied after this time (RFC 3339), or after so many days (`90d`)
-    #[arg(long, value_name = "TIME", value_parser = super::keys::expiry)]
+    #[arg(long, value_name = "TIME", value_parser = super::expiry)]
     expires: Option<Timestamp>,
     /// File to write; it may not exist
     file: PathBuf,
@@ -37,7 +37,7 @@ pub(super) struct Make {
 
 pub(super) fn make(arguments: &Make) -> Result<String, Failure> {
     let Make { prefix, number, threshold, expires, file, keys } = arguments;
-    let keys = keys.iter().map(|path| read_public(path)).collect::<Result<Vec<_>, _>>().map_err(super::keys::hinted)?;
+    let keys = keys.iter().map(|path| read_public(path)).collect::<Result<Vec<_>, _>>().map_err(super::hinted)?;
     let whole = |time: Timestamp| Timestamp::from_second(time.as_second()).context("tell the time");
     let (created, expires) = (whole(Timestamp::now())?, expires.map(whole).transpose()?);
     let (prefix, number, threshold) = (prefix.clone(), *number, *threshold);

@@ -19,7 +19,7 @@ use crate::signature::Signature;
 use crate::source::{Content, Description, SourceError, describe, docker_config, native_manifest, parse_native};
 use crate::statement::Subject;
 use crate::store::{Documents, Incoming, Named, Origin, StoredImage};
-use std::io::{self, Read};
+use std::io;
 
 /// An image at a registry whose small documents are here.
 struct Remote {
@@ -192,22 +192,9 @@ fn small_blob(
     if descriptor.size > bytes_max {
         return Err(unusable(wanted, &format!("has a configuration of more than {bytes_max} bytes")));
     }
-    read_blob(repository, &descriptor.digest, descriptor.size)
+    super::blob::read_blob(repository, &descriptor.digest, descriptor.size)
 }
 
 fn unusable(wanted: &NameReference, why: &str) -> ObtainError {
     SourceError::Invalid { path: format!("docker://{wanted}"), why: why.to_owned() }.into()
-}
-
-/// Reads a blob whose size is known to be small.
-pub(super) fn read_blob(repository: &Repository, digest: &Digest, size: u64) -> Result<Vec<u8>, ObtainError> {
-    let mut bytes = Vec::new();
-    let read = repository.blob(digest, size, 0)?.take(size + 1).read_to_end(&mut bytes);
-    read.map_err(|source| ObtainError::Read { what: format!("blob {digest}"), source })?;
-    let got = Digest::of(&bytes);
-    if got != *digest {
-        let host = repository.name().to_string();
-        return Err(crate::registry::RegistryError::Digest { host, wanted: *digest, got }.into());
-    }
-    Ok(bytes)
 }

@@ -4,7 +4,7 @@
 //! What is found is only collected here. Nobody's word counts before `trust` has judged it.
 
 use super::ObtainError;
-use super::registry::read_blob;
+use super::blob::read_blob;
 use crate::digest::Digest;
 use crate::oci;
 use crate::registry::{RegistryError, RemoteImage, Repository, fallback_tag};

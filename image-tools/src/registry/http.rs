@@ -1,8 +1,7 @@
 //! Requests to a registry: retries, redirects, logins and limits, the same for every kind of request.
 
-use super::challenge::Challenge;
 use super::endpoint::Endpoint;
-use super::{RegistryError, Settings, auth, credentials, tls};
+use super::{RegistryError, Settings, tls};
 use crate::provenance::Channel;
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -12,12 +11,6 @@ use ureq::Agent;
 use ureq::http::{self, Response, Uri, header};
 use ureq::tls::Certificate;
 
-/// How often a request is tried that may succeed a moment later.
-const TRIES_MAX: u32 = 5;
-/// The first pause between tries; each next one is twice as long.
-const PAUSE_FIRST: Duration = Duration::from_millis(250);
-/// The longest pause that a server may ask for by `Retry-After`.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The longest chain of redirects.
 const REDIRECTS_MAX: u32 = 5;
 /// A connection is made within this time.
@@ -53,8 +46,8 @@ pub(super) struct Http {
     /// Agents of registries with a CA of their own, which must not count for other hosts.
     own_agents: Mutex<HashMap<String, Agent>>,
     /// `Authorization` by registry and repository.
-    logins: Mutex<HashMap<(String, String), String>>,
-    settings: Arc<Settings>,
+    pub(super) logins: Mutex<HashMap<(String, String), String>>,
+    pub(super) settings: Arc<Settings>,
 }
 
 impl Http {
@@ -67,68 +60,6 @@ impl Http {
             logins: Mutex::default(),
             settings: Arc::clone(settings),
         })
-    }
-
-    /// Sends with a login where one is asked for, and again where that may help. The answer has a status that means
-    /// success or "not found" or a state of the upload; what means failure has become an error.
-    pub(super) fn ask(
-        &self,
-        endpoint: &Endpoint,
-        url: &str,
-        request: &Request<'_>,
-        what: &str,
-    ) -> Result<Response<ureq::Body>, RegistryError> {
-        let mut tries = 1;
-        loop {
-            let (error, pause) = match self.ask_once(endpoint, url, request) {
-                Ok(response) if response.status().as_u16() < 400 => return Ok(response),
-                Ok(response) if response.status().as_u16() == 404 => {
-                    return Err(RegistryError::NotFound { host: endpoint.registry.clone(), what: what.into() });
-                }
-                Ok(response) => {
-                    let status = response.status().as_u16();
-                    let error = RegistryError::Status { host: endpoint.registry.clone(), status, what: what.into() };
-                    (error, retry_after(&response))
-                }
-                Err(error) => (error, None),
-            };
-            if !error.is_passing() || tries == TRIES_MAX {
-                return Err(error);
-            }
-            std::thread::sleep(pause.unwrap_or(PAUSE_FIRST * 2_u32.pow(tries - 1)));
-            tries += 1;
-        }
-    }
-
-    /// One try, with at most one answer to a challenge: a registry that keeps asking gets no second one.
-    fn ask_once(
-        &self,
-        endpoint: &Endpoint,
-        url: &str,
-        request: &Request<'_>,
-    ) -> Result<Response<ureq::Body>, RegistryError> {
-        let key = (endpoint.registry.clone(), format!("{} {}", endpoint.repository, request.is_write()));
-        let known = self.logins.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        let mut request = Request { authorization: known, ..request.clone() };
-        let response = self.send(endpoint, url, &request)?;
-        if response.status() != http::StatusCode::UNAUTHORIZED {
-            return Ok(response);
-        }
-        let header = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
-        let challenge = header.filter_map(|value| value.to_str().ok()).find_map(Challenge::parse);
-        let challenge = challenge.ok_or_else(|| RegistryError::Malformed {
-            host: endpoint.registry.clone(),
-            what: "401 without saying what login it wants".into(),
-        })?;
-        let login = auth::answer(self, endpoint, &challenge, &self.settings)?;
-        request.authorization = Some(login.clone());
-        let response = self.send(endpoint, url, &request)?;
-        if matches!(response.status().as_u16(), 401 | 403) {
-            let found = credentials::find(&endpoint.registry, &endpoint.repository, &self.settings)?;
-            return Err(auth::refused(endpoint, found.as_ref()));
-        }
-        self.logins.lock().unwrap_or_else(PoisonError::into_inner).insert(key, login);
-        Ok(response)
     }
 
     /// Sends and follows redirects. The login goes along only as long as host and scheme stay the same.
@@ -248,11 +179,6 @@ pub(super) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
         return None;
     }
     format!("{}://{}{location}", base.scheme_str()?, base.authority()?).parse().ok()
-}
-
-fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
-    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(PAUSE_MAX))
 }
 
 /// Reads a body that must be small.

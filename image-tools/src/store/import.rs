@@ -1,6 +1,6 @@
 //! Putting images into the store: layers in parallel, then the documents, then the name.
 
-use super::layer::Staged;
+use super::layer::{Incoming, Staged};
 use super::{Named, Origin, Record, Store, StoreError, StoredImage, StoredLayer, io_error, now_unix_secs};
 use crate::digest::Digest;
 use crate::limits::Limits;
@@ -9,29 +9,11 @@ use crate::pipeline::Expected;
 use crate::provenance::Came;
 use crate::signature::{SIGNATURES_MAX, Signature};
 use crate::source::{Content, SourceImage, SourceLayer, describe, native_manifest, parse_native};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-/// Opens a blob from an offset on. It may be called again after a break.
-pub type Open<'a> = dyn Fn(u64) -> io::Result<Box<dyn Read + Send + 'a>> + Send + Sync + 'a;
-
-/// A layer that is to be stored.
-pub struct Incoming<'a> {
-    /// What it must be.
-    pub expected: Expected,
-    /// Where its bytes come from. Asked to start at an offset when an earlier attempt left a beginning behind, which is
-    /// only done if the digest is known.
-    pub open: Box<Open<'a>>,
-}
-
-impl std::fmt::Debug for Incoming<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.expected.fmt(f)
-    }
-}
 
 /// The documents of a native image whose layers are in the store.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! One layer on its way into the store: compressed bytes into `blobs`, content into `layers`, in one pass.
 
-use super::import::Incoming;
 use super::{Store, StoreError, io_error, read};
 use crate::compression::Compression;
 use crate::digest::Digest;
@@ -14,6 +13,24 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+/// Opens a blob from an offset on. It may be called again after a break.
+pub type Open<'a> = dyn Fn(u64) -> io::Result<Box<dyn Read + Send + 'a>> + Send + Sync + 'a;
+
+/// A layer that is to be stored.
+pub struct Incoming<'a> {
+    /// What it must be.
+    pub expected: Expected,
+    /// Where its bytes come from. Asked to start at an offset when an earlier attempt left a beginning behind, which is
+    /// only done if the digest is known.
+    pub open: Box<Open<'a>>,
+}
+
+impl std::fmt::Debug for Incoming<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.expected.fmt(f)
+    }
+}
 
 /// A layer in the store; `layers/HEX/layer.json` holds this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

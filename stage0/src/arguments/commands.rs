@@ -58,7 +58,7 @@ pub(crate) struct Fetch {
     #[arg(long)]
     pub(crate) allow_downgrade: bool,
     /// Fetch for machines of another architecture (`arm64`, `arm/v7`), to keep and to pass on
-    #[arg(long, value_name = "ARCH", value_parser = super::image_commands::architecture)]
+    #[arg(long, value_name = "ARCH", value_parser = crate::values::architecture::architecture)]
     pub(crate) arch: Option<Platform>,
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod app_flags;
 pub(crate) mod commands;
 pub(crate) mod globals;
+pub(crate) mod idle_words;
 pub(crate) mod image_commands;
 pub(crate) mod pod_flags;
 pub(crate) mod split;

@@ -2,7 +2,6 @@
 
 use crate::arguments::globals::Globals;
 use crate::arguments::image_commands::{ImagePush, Images};
-use crate::commands::images::{find, find_id};
 use crate::failure::Failure;
 use crate::{images, output};
 use anyhow::{Context, Result};
@@ -15,7 +14,7 @@ pub(crate) fn verify(globals: &Globals, arguments: &Images) -> Result<()> {
     let store = images::open(globals)?;
     for text in &arguments.images {
         let context = || format!("image `{}`", crate::escape::escape(text));
-        let id = find_id(&store, text)?;
+        let id = images::find_id(&store, text)?;
         let verified = store.store.verify(&id).with_context(context)?;
         if !verified.damage.is_empty() {
             let damage: Vec<String> = verified.damage.iter().map(ToString::to_string).collect();
@@ -64,7 +63,7 @@ fn heal(origin: Option<Origin>, image: Option<&StoredImage>) -> String {
 /// Sends an image of the store to a registry; prints the digest that its tag names there.
 pub(crate) fn push(globals: &Globals, arguments: &ImagePush) -> Result<()> {
     let store = images::open(globals)?;
-    let image = find(&store, &arguments.image)?;
+    let image = images::find(&store, &arguments.image)?;
     let to = match images::reference(&arguments.to)? {
         Reference::Name(name) | Reference::Source(Source::Registry(name)) => name,
         Reference::Id(_) | Reference::Source(_) => {

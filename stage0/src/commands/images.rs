@@ -13,7 +13,6 @@ use contract::dir::{HOST, POD, Phase};
 use contract::host::Host;
 use image_tools::digest::Digest;
 use image_tools::obtain::{Images as Stored, Obtained, Platform};
-use image_tools::reference::Reference;
 use image_tools::store::{InUse, Store, StoredImage};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -133,38 +132,6 @@ fn list(globals: &Globals, arguments: &ImageList) -> Result<()> {
     Ok(())
 }
 
-/// The image of the store that is meant: an id, the start of one, or a name.
-pub(crate) fn find(store: &Stored, text: &str) -> Result<StoredImage> {
-    let context = || format!("image `{}`", crate::escape::escape(text));
-    store.store.image(&find_id(store, text)?).with_context(context)
-}
-
-/// As [`find`], for commands that deal with damaged images, too.
-pub(crate) fn find_id(store: &Stored, text: &str) -> Result<Digest> {
-    let context = || format!("image `{}`", crate::escape::escape(text));
-    Ok(match images::reference(text)? {
-        Reference::Id(prefix) => store.store.find_id(&prefix).with_context(context)?,
-        Reference::Name(name) => match store.find(&name) {
-            Ok(id) => id,
-            // Hexadecimal digits may be the start of an id that was typed without `sha256:`.
-            Err(error) => {
-                match image_tools::reference::IdPrefix::parse(text).map(|prefix| store.store.find_id(&prefix)) {
-                    Some(Ok(id)) => id,
-                    _ => return Err(error).with_context(context),
-                }
-            }
-        },
-        Reference::Source(_) => {
-            return Err(Failure::new(format!(
-                "`{}` is a source; this command is about images in the store",
-                text.escape_debug()
-            ))
-            .hint("`pod image list` shows their names and ids")
-            .into());
-        }
-    })
-}
-
 fn inspect(globals: &Globals, arguments: &ImageInspect) -> Result<()> {
     #[derive(Serialize)]
     struct Inspected<'a> {
@@ -177,7 +144,7 @@ fn inspect(globals: &Globals, arguments: &ImageInspect) -> Result<()> {
         documents: &'a [image_tools::signature::Signature],
     }
     let store = images::open(globals)?;
-    let image = find(&store, &arguments.image)?;
+    let image = images::find(&store, &arguments.image)?;
     let inspected = Inspected {
         view: view(&store.store, &image),
         config: &image.config,
@@ -192,7 +159,7 @@ fn inspect(globals: &Globals, arguments: &ImageInspect) -> Result<()> {
 fn remove(globals: &Globals, arguments: &Images) -> Result<()> {
     let store = images::open(globals)?;
     for text in &arguments.images {
-        let id = find_id(&store, text)?;
+        let id = images::find_id(&store, text)?;
         refuse_prepared(globals, &id)?;
         store.store.remove(&id)?;
         output::print(&format!("{id}\n"))?;
@@ -221,7 +188,7 @@ fn refuse_prepared(globals: &Globals, id: &Digest) -> Result<()> {
 
 fn export(globals: &Globals, arguments: &ImageExport) -> Result<()> {
     let store = images::open(globals)?;
-    let id = find(&store, &arguments.image)?.id;
+    let id = images::find(&store, &arguments.image)?.id;
     let shown = arguments.file.display();
     if !arguments.overwrite && arguments.file.symlink_metadata().is_ok() {
         return Err(Failure::new(format!("`{shown}` is there already")).hint("`--overwrite` replaces it").into());
@@ -231,7 +198,7 @@ fn export(globals: &Globals, arguments: &ImageExport) -> Result<()> {
 
 fn extract(globals: &Globals, arguments: &ImageExtract) -> Result<()> {
     let store = images::open(globals)?;
-    let id = find(&store, &arguments.image)?.id;
+    let id = images::find(&store, &arguments.image)?.id;
     store
         .store
         .extract(&id, &arguments.directory)

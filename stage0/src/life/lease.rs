@@ -8,7 +8,7 @@
 
 use super::names;
 use super::pods::Pods;
-use super::release;
+use super::remains;
 use crate::failure::Failure;
 use anyhow::{Context, Result};
 use contract::name::{PodName, PodUuid};
@@ -91,7 +91,7 @@ fn is_free(pods: &Pods, leases: &OwnedFd, first: u32) -> Result<bool> {
     let Some(owner) = text(leases, &first.to_string()).and_then(|text| PodUuid::parse(&text).ok()) else {
         return Ok(true);
     };
-    Ok(!names::is_alive(pods, &owner)? && release::has_no_process(pods, &owner)?)
+    Ok(!names::is_alive(pods, &owner)? && remains::has_no_process(pods, &owner)?)
 }
 
 fn text(leases: &OwnedFd, name: &str) -> Option<String> {

@@ -10,6 +10,7 @@ pub(crate) mod lease;
 pub(crate) mod names;
 pub(crate) mod pods;
 pub(crate) mod release;
+pub(crate) mod remains;
 pub(crate) mod stopping;
 pub(crate) mod supervisor;
 pub(crate) mod view;

@@ -1,18 +1,18 @@
 //! Releases what `host.json` names. Idempotent: each thing may never have come to be, or be gone already.
 
 use super::pods::{PodDir, Pods};
+use super::remains::{is_cut_short, members};
 use super::{lease, names};
 use crate::cgroup::make;
 use crate::failure::Failure;
 use anyhow::{Context, Result};
-use contract::dir::{HOST, Phase};
+use contract::dir::HOST;
 use contract::host::Host;
-use contract::json::ReadError;
 use contract::name::PodUuid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 use std::os::fd::AsFd;
 use std::path::{Component, Path};
 
@@ -41,23 +41,6 @@ pub(crate) fn release(pods: &Pods, pod: &PodDir) -> Result<()> {
     Ok(())
 }
 
-/// Whether no process is left in any cgroup of this pod, as far as the pod wrote them down. A pod that was collected has none.
-pub(crate) fn has_no_process(pods: &Pods, uuid: &PodUuid) -> Result<bool> {
-    for phase in Phase::ALL {
-        let Some(pod) = pods.open_pod(phase, uuid)? else { continue };
-        let host = match pod.read::<Host>(HOST) {
-            Err(error) if !is_cut_short(&error) => return Err(error),
-            read => read.ok().flatten().unwrap_or_default(),
-        };
-        for cgroup in &host.cgroups {
-            if !members(cgroup)?.is_empty() {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
-}
-
 /// Kills everything in the pod's cgroups. What is not in them is left alone.
 pub(crate) fn kill_all(pod: &PodDir) -> Result<()> {
     // A pod without a whole host.json has no cgroups yet.
@@ -67,11 +50,6 @@ pub(crate) fn kill_all(pod: &PodDir) -> Result<()> {
         kill_members(cgroup).with_context(|| format!("kill what is in cgroup `{}`", cgroup.display()))?;
     }
     Ok(())
-}
-
-/// Whether the file ends too early, as one does whose writer was killed.
-fn is_cut_short(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(ReadError::Json(json)) if json.is_eof())
 }
 
 /// What the stage1 left outside of `host.json`, it removes itself. One that is gone cannot, so its pods stay until it is back.
@@ -142,15 +120,6 @@ fn kill_members(cgroup: &Path) -> Result<()> {
         }
     }
     Err(Failure::new("processes are started faster than they are killed").into())
-}
-
-fn members(cgroup: &Path) -> Result<Vec<Pid>> {
-    let text = match std::fs::read_to_string(cgroup.join("cgroup.procs")) {
-        // ENODEV: removed between open and read. EOPNOTSUPP: a threaded v2 cgroup, which pods have none of.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => return Ok(Vec::new()),
-        other => other.context("read cgroup.procs")?,
-    };
-    Ok(text.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw).collect())
 }
 
 /// rmdir, first of what is below it: on v2 an app that was given its cgroup may have made more.

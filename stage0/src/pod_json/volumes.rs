@@ -150,7 +150,7 @@ impl Volumes {
     ) -> Result<(), Failure> {
         let of_image =
             |error: String| Failure::new(format!("mount point `{}` of the image: {error}", point.name.escape_debug()));
-        let target = crate::values::mount::absolute(&point.path).map_err(of_image)?;
+        let target = crate::values::path::absolute(&point.path).map_err(of_image)?;
         if has_target(mounts, &target) {
             return Ok(());
         }

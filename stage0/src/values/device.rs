@@ -29,8 +29,8 @@ pub(crate) fn parse(text: &str) -> Result<DeviceFlag, String> {
         _ => return Err(format!("`{}` is not of the form HOST[:PATH][:rwm]", text.escape_debug())),
     };
     Ok(DeviceFlag {
-        source: super::mount::absolute(source)?,
-        path: super::mount::absolute(path)?,
+        source: super::path::absolute(source)?,
+        path: super::path::absolute(path)?,
         read: access.contains('r'),
         write: access.contains('w'),
         mknod: access.contains('m'),

@@ -53,7 +53,7 @@ fn device_rate(text: &str, parse: impl Fn(&str) -> Result<u64, String>) -> Resul
         .ok_or_else(|| format!("`{}` is not of the form DEVICE=RATE", text.escape_debug()))?;
     match parse(rate)? {
         0 => Err(format!("`{}`: a rate of nothing stops the app for ever", text.escape_debug())),
-        rate => Ok(DeviceRate { device: super::mount::absolute(device)?, rate }),
+        rate => Ok(DeviceRate { device: super::path::absolute(device)?, rate }),
     }
 }
 

@@ -1,10 +1,12 @@
 //! The little languages of flag values: sizes, times, volumes, users. Each parser takes a string and gives a type or one
 //! sentence that says what is wrong; none of them looks at the host.
 
+pub(crate) mod architecture;
 pub(crate) mod device;
 pub(crate) mod limit;
 pub(crate) mod mount;
 pub(crate) mod number;
+pub(crate) mod path;
 pub(crate) mod process;
 pub(crate) mod sets;
 pub(crate) mod signal;

@@ -3,7 +3,7 @@
 use super::{boolean, volume};
 use contract::name::VolumeName;
 use contract::pod::Tmpfs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// One mount of a volume, as the command line has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub(crate) fn parse(text: &str) -> Result<MountFlag, String> {
             "volume" | "source" | "src" => {
                 name = Some(VolumeName::parse(&value).map_err(|error| format!("volume: {error}"))?);
             }
-            "target" | "destination" | "dst" => target = Some(normal(&Path::new("/").join(&value))?),
+            "target" | "destination" | "dst" => target = Some(super::path::normal(&Path::new("/").join(&value))?),
             "readOnly" => read_only = Some(boolean(&value)?),
             _ => return Err(format!("unknown field `{}`: a mount is volume=NAME,target=PATH", key.escape_debug())),
         }
@@ -42,7 +42,7 @@ pub(crate) fn parse(text: &str) -> Result<MountFlag, String> {
 /// `PATH[:size=64M,mode=1777]`; without a size it takes 64 MiB, because an unlimited tmpfs is the host's memory.
 pub(crate) fn tmpfs(text: &str) -> Result<Tmpfs, String> {
     let (path, options) = text.split_once(':').unwrap_or((text, ""));
-    let mut tmpfs = Tmpfs { target: absolute(path)?, size_bytes: 64 << 20, mode: 0o1777 };
+    let mut tmpfs = Tmpfs { target: super::path::absolute(path)?, size_bytes: 64 << 20, mode: 0o1777 };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
             Some(("size", size)) => tmpfs.size_bytes = volume::tmpfs_size(size)?,
@@ -51,27 +51,6 @@ pub(crate) fn tmpfs(text: &str) -> Result<Tmpfs, String> {
         }
     }
     Ok(tmpfs)
-}
-
-/// A clean absolute path that is not the root itself.
-pub(crate) fn absolute(text: &str) -> Result<PathBuf, String> {
-    if !text.starts_with('/') {
-        return Err(format!("`{}` is not an absolute path", text.escape_debug()));
-    }
-    normal(Path::new(text))
-}
-
-/// Without `.` and `//`. `..` is refused: with symlinks in the image nobody can say where it leads.
-fn normal(path: &Path) -> Result<PathBuf, String> {
-    let shown = || path.display().to_string().escape_debug().to_string();
-    if path.as_os_str().len() > 4095 || path.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err("a path has at most 4095 bytes, and no NUL".to_owned());
-    }
-    if path.components().any(|part| part == Component::ParentDir) {
-        return Err(format!("`{}` has a `..` in it", shown()));
-    }
-    let clean: PathBuf = path.components().collect();
-    if clean == Path::new("/") { Err(format!("`{}` is the root itself", shown())) } else { Ok(clean) }
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn long(text: &str) -> Result<VolumeFlag, String> {
         let (key, value) = super::key_value(field)?;
         let twice = match key.as_str() {
             "kind" => kind.replace(value).is_some(),
-            "source" => source.replace(super::mount::absolute(&value)?).is_some(),
+            "source" => source.replace(super::path::absolute(&value)?).is_some(),
             "readOnly" | "ro" => read_only.replace(boolean(&value)?).is_some(),
             "recursive" => recursive.replace(boolean(&value)?).is_some(),
             "mode" => mode.replace(octal_mode(&value)?).is_some(),
@@ -98,9 +98,9 @@ fn short(text: &str) -> Result<VolumeFlag, String> {
             _ => return Err(format!("volume option `{}` is not one of ro, rw, bind, rbind", option.escape_debug())),
         }
     }
-    let target = ShortTarget { path: super::mount::absolute(target)?, read_only };
+    let target = ShortTarget { path: super::path::absolute(target)?, read_only };
     if from.starts_with('/') {
-        let source = VolumeSource::Host { source: super::mount::absolute(from)?, read_only, recursive };
+        let source = VolumeSource::Host { source: super::path::absolute(from)?, read_only, recursive };
         return Ok(VolumeFlag { name: None, source: Some(source), target: Some(target) });
     }
     let name = VolumeName::parse(from).map_err(|_| bad())?;

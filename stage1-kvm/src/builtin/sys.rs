@@ -1,15 +1,14 @@
 //! The calls of the built-in hypervisor whose safety no crate can promise.
 #![allow(unsafe_code)]
 
-use super::memory::Memory;
 use kvm_bindings::{kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
 /// Gives the guest its memory.
-pub(super) fn set_memory(vm: &VmFd, memory: &Memory) -> anyhow::Result<()> {
+pub(super) fn set_memory(vm: &VmFd, memory: &GuestMemoryMmap<()>) -> anyhow::Result<()> {
     for (slot, region) in (0_u32..).zip(memory.iter()) {
         let region = kvm_userspace_memory_region {
             slot,
@@ -66,16 +65,16 @@ pub(super) fn drop_bounding_capability(capability: u32) -> std::io::Result<()> {
 }
 
 /// Asks for large pages; whether there are any is the host's business (`/sys/kernel/mm/transparent_hugepage/enabled`).
-pub(super) fn prefer_large_pages(memory: &Memory) {
+pub(super) fn prefer_large_pages(memory: &GuestMemoryMmap<()>) {
     advise(memory, libc::MADV_HUGEPAGE);
 }
 
 /// A core file must not hold what the guest keeps secret.
-pub(super) fn leave_out_of_core_files(memory: &Memory) {
+pub(super) fn leave_out_of_core_files(memory: &GuestMemoryMmap<()>) {
     advise(memory, libc::MADV_DONTDUMP);
 }
 
-fn advise(memory: &Memory, advice: libc::c_int) {
+fn advise(memory: &GuestMemoryMmap<()>, advice: libc::c_int) {
     for slice in memory.iter().filter_map(|region| region.as_volatile_slice().ok()) {
         // SAFETY: the range is one mapping of `memory`; neither advice changes its content or who may reach it.
         unsafe { libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), advice) };
