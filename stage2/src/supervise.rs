@@ -108,12 +108,14 @@ impl<'a> Supervisor<'a> {
             .chain(quiet)
             .min()
             .map(|millis| Timespec { tv_sec: (millis / 1000) as i64, tv_nsec: (millis % 1000 * 1_000_000) as _ });
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(0) if due.is_none() && !self.settled => {
-                self.settled = true;
-                sys::drop_code();
-                Ok(Ready::default())
-            }
+        let mut ready = rustix::event::poll(&mut fds, timeout.as_ref());
+        if ready == Ok(0) && due.is_none() && !self.settled {
+            self.settled = true;
+            // Right before the call that waits, so that no more than its own page comes back.
+            sys::drop_code();
+            ready = rustix::event::poll(&mut fds, None);
+        }
+        match ready {
             Ok(_) => Ok(Ready { children: !fds[0].revents().is_empty(), commands: !fds[1].revents().is_empty() }),
             Err(Errno::INTR) => Ok(Ready::default()),
             Err(error) => Err(error).context("wait for events"),
