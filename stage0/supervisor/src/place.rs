@@ -122,3 +122,30 @@ fn check_devices(pod: &Pod) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "0b2c44c6-2b3d-4a51-9ab0-3bb1b9c2b7aa";
+    const POD: &str = r#"{"version": 1, "uuid": "UUID", "created_unix_secs": 0, "hostname": "h", "ipc": "private",
+        "network": {"mode": "none"}, "apps": [{"name": "a", "image": {"id": "sha256:0", "name": "x", "trust": {"by": "digest"}},
+        "root": {"layers": ["/s/1"], "read_only": false}, "exec": ["/x"], "user": "0", "working_directory": "/",
+        "environment": [], "capabilities": [], "no_new_privileges": true, "seccomp": {"mode": "unconfined"},
+        "restart": {"policy": "no"}, "stop": {"signal": 15, "grace_millis": 0}, "stdio": {"mode": "null"}}]}"#;
+
+    fn checked(change: impl Fn(&mut Pod)) -> String {
+        let mut pod: Pod = serde_json::from_str(&POD.replace("UUID", UUID)).expect("the sample is a pod");
+        change(&mut pod);
+        check(&pod, &PodUuid::parse(UUID).unwrap()).map_or_else(|error| error.to_string(), |()| "good".to_owned())
+    }
+
+    #[test]
+    fn what_types_do_not_say_is_checked() {
+        assert_eq!(checked(|_| ()), "good");
+        assert_eq!(checked(|pod| pod.apps.clear()), "a pod has 1 to 64 apps, not 0");
+        assert_eq!(checked(|pod| pod.apps.push(pod.apps[0].clone())), "two apps are named `a`");
+        assert_eq!(checked(|pod| pod.apps[0].root.layers.clear()), "app `a` has no layers");
+        assert!(checked(|pod| pod.uuid = PodUuid::parse(&UUID.replace('0', "1")).unwrap()).starts_with("it is of pod"));
+    }
+}

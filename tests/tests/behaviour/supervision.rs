@@ -142,7 +142,6 @@ stage_test!(a_bad_description_is_refused, |t| {
             &|pod| pod["volumes"] = serde_json::json!([pod["volumes"][0], pod["volumes"][0]]),
             "two volumes are named `v`",
         ),
-        (&|pod| pod["apps"][0]["root"]["layers"] = serde_json::json!([]), "app `a` has no layers"),
         (&|pod| pod["version"] = 7.into(), "version"),
     ] {
         let uuid = t.pod().flag("--volume=v,kind=empty").app("a", "true").app("b", "true").prepare();
