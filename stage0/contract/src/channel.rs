@@ -25,6 +25,7 @@ pub const DATA_BYTES_MAX: usize = 32 << 10;
 
 /// stage1 → stage2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
     /// First message in namespaces, in the socket before stage2 runs. The packet carries, for each entry and in order, as
@@ -75,6 +76,7 @@ pub enum Command {
 
 /// stage2 → stage1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Event {
     /// The app's program was executed. For an app on a tty in namespaces the packet carries the terminal's master fd.

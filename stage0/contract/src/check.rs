@@ -9,6 +9,7 @@ pub const SECS_MAX: u64 = 30;
 
 /// One thing that a pod may ask for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Line {
     /// Its name.
@@ -21,6 +22,7 @@ pub struct Line {
 
 /// Whether a host has something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// It does.

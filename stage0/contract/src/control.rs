@@ -13,6 +13,7 @@ pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
 
 /// From the client. `Exec` opens a session, in which `Signal`, `Resize` may follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Start a process confined as the app is. Without `tty` the packet carries three fds by SCM_RIGHTS: stdin, stdout,
@@ -43,6 +44,7 @@ pub enum Request {
 
 /// A process to start beside an app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
     /// Whose root, user, capabilities, filter and cgroup it gets.
@@ -65,6 +67,7 @@ pub struct Exec {
 
 /// From the supervisor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reply {
     /// The process runs. With a terminal, the packet carries the fd of its master side by SCM_RIGHTS.

@@ -68,6 +68,7 @@ impl Phase {
 
 /// What a pod is doing, as users see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)] // Explained by `State::of`.
 pub enum State {

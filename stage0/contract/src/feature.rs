@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// One thing that a stage1 may be able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)] // Each is the field of `pod.json` that needs it; see `features::required`.
 pub enum Feature {

@@ -19,6 +19,7 @@ pub const INTERFACES_MAX: usize = 4;
 
 /// `guest.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Guest {
     /// Always [`crate::VERSION`].
@@ -44,6 +45,7 @@ pub struct Guest {
 
 /// The root of one app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Root {
     /// Whose.
@@ -54,6 +56,7 @@ pub struct Root {
 
 /// A volume of the pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
     /// Which.
@@ -64,6 +67,7 @@ pub struct Volume {
 
 /// Where a volume's content is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum VolumeSource {
     /// A virtio-fs share.
@@ -83,6 +87,7 @@ pub enum VolumeSource {
 
 /// The guest's network, as the pod's network namespace was when the guest started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// At most [`INTERFACES_MAX`]; in the guest each is a network card, told by its hardware address.
@@ -97,6 +102,7 @@ pub struct Network {
 
 /// One interface that is not loopback.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Interface {
     /// At most 15 bytes.
@@ -111,6 +117,7 @@ pub struct Interface {
 
 /// An address of an interface.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Address {
     /// Our own.
@@ -129,6 +136,7 @@ pub struct Address {
 
 /// A route of the main table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// To where; all zeros with no prefix bits is the default route.
@@ -158,6 +166,7 @@ pub struct Route {
 
 /// A permanent entry of the table of neighbours.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Neighbour {
     /// Name of an interface.

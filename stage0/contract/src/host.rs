@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 /// The resources of one pod on the host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Host {
     /// Always [`crate::VERSION`].
@@ -44,6 +45,7 @@ pub struct Host {
 
 /// An image that holds a stage1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StageImage {
     /// `sha256:` and 64 hexadecimal digits.

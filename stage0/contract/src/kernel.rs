@@ -6,6 +6,7 @@ macro_rules! kernel_enum {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $number:literal, $text:literal;)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(test, derive(schemars::JsonSchema))]
         #[repr(u8)]
         #[allow(missing_docs)] // The kernel's own names.
         pub enum $name {

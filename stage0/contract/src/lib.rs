@@ -20,6 +20,8 @@ pub mod kernel;
 pub mod limits;
 pub mod name;
 pub mod pod;
+#[cfg(test)]
+mod schema;
 pub mod stage1;
 pub mod status;
 pub mod syscalls;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 /// One pod, written once by stage0 before the pod leaves `prepare`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Pod {
     /// Always [`crate::VERSION`].
@@ -63,6 +64,7 @@ pub struct Pod {
 
 /// Overrides for a microVM.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
     /// `auto`, `builtin` or `qemu`.
@@ -87,6 +89,7 @@ pub struct Machine {
 
 /// One app: a root file system, a program, and its confinement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct App {
     /// Unique in the pod.
@@ -158,6 +161,7 @@ pub struct App {
 
 /// The image an app was made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Image {
     /// `sha256:…` of the image's manifest.
@@ -173,6 +177,7 @@ pub struct Image {
 
 /// How the image's trust was established for this run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "by", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Trust {
     /// Signed by these keys (key ids), as the rule for this prefix asks.
@@ -196,6 +201,7 @@ pub enum Trust {
 
 /// What an app's root is made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Root {
     /// Unpacked layers in the store, lowest first: absolute paths of directories that nobody writes to.
@@ -210,6 +216,7 @@ pub struct Root {
 
 /// A thing that apps mount by name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
     /// Unique in the pod.
@@ -220,6 +227,7 @@ pub struct Volume {
 
 /// Where a volume's content is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum VolumeSource {
     /// A file or directory of the host.
@@ -245,6 +253,7 @@ pub enum VolumeSource {
 
 /// One volume in one app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// A volume of the pod.
@@ -260,6 +269,7 @@ pub struct Mount {
 
 /// A tmpfs in an app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Tmpfs {
     /// Absolute path inside the app.
@@ -272,6 +282,7 @@ pub struct Tmpfs {
 
 /// A device node in an app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Device {
     /// Absolute path inside the app.
@@ -294,6 +305,7 @@ pub struct Device {
 
 /// The two kinds of device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
     /// `c`
@@ -304,6 +316,7 @@ pub enum DeviceKind {
 
 /// The pod's network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "mode", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Network {
     /// The host's network namespace; fd 4 is absent.
@@ -320,6 +333,7 @@ pub enum Network {
 
 /// Whose IPC objects the pod sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Ipc {
     /// The pod's own.
@@ -330,6 +344,7 @@ pub enum Ipc {
 
 /// Ids `0..count` of the pod are `first..first + count` of the host, for users and groups alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IdRange {
     /// First host id.
@@ -340,6 +355,7 @@ pub struct IdRange {
 
 /// Limits of a cgroup. Absent: unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// `memory.max`, and no swap beyond it.
@@ -361,6 +377,7 @@ pub struct Limits {
 
 /// Throttling of one block device; see `io.max` in the kernel's cgroup-v2 document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IoLimit {
     /// Major number.
@@ -383,6 +400,7 @@ pub struct IoLimit {
 
 /// System call filter of an app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "mode", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Seccomp {
     /// No filter.
@@ -422,6 +440,7 @@ fn is_false(value: &bool) -> bool {
 
 /// What is written to `/proc/self/attr` before execve(2). A start fails if the kernel refuses it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "module", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Label {
     /// AppArmor.
@@ -440,6 +459,7 @@ pub enum Label {
 
 /// One resource limit, setrlimit(2). Absent: infinity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rlimit {
     /// Which.
@@ -454,6 +474,7 @@ pub struct Rlimit {
 
 /// What happens when an app ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
     /// When.
@@ -468,6 +489,7 @@ pub struct Restart {
 
 /// When an app is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
     /// Never: its failure ends the pod.
@@ -480,6 +502,7 @@ pub enum RestartPolicy {
 
 /// How an app is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
     /// Signal number.
@@ -490,6 +513,7 @@ pub struct Stop {
 
 /// Standard streams of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "mode", deny_unknown_fields)]
 pub enum Stdio {
     /// stdin as said, stdout and stderr are the caller's.

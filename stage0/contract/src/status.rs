@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What became of one app.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AppStatus {
     /// How it ended; absent while it runs.
@@ -26,6 +27,7 @@ pub struct AppStatus {
 
 /// The end of an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AppEnd {
     /// exit(2) with this code.
