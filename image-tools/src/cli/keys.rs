@@ -99,8 +99,7 @@ pub(super) fn verify(arguments: &Verify) -> Result<String, Failure> {
     let subject = subject(&manifest, &config)?;
     let id = key.id();
     // The key is trusted for this one name, and nothing else is.
-    let nowhere = Path::new("/dev/null/nowhere");
-    let dirs = TrustDirs::new(nowhere, nowhere).with_built_in(subject.name.as_str(), key)?;
+    let dirs = TrustDirs::built_in_only().with_built_in(subject.name.as_str(), key)?;
     let question = Question {
         asked: None,
         subject: &subject,

@@ -25,10 +25,12 @@ pub enum Level {
 }
 
 /// Where the rules are.
-#[derive(Debug, Clone)]
+#[derive(Default, Debug, Clone)]
 pub struct TrustDirs {
     system: PathBuf,
     local: PathBuf,
+    /// Only the built-in rules count, and no file is read.
+    built_in_only: bool,
     built_in: Vec<(Prefix, Rule)>,
     /// Set once the directories were found to be in the hands of root alone.
     checked: OnceLock<()>,
@@ -61,12 +63,19 @@ impl TrustDirs {
     /// `trust.d` in the vendor's and in the administrator's configuration directory.
     #[must_use]
     pub fn new(system_config: &Path, local_config: &Path) -> Self {
-        Self {
-            system: system_config.join("trust.d"),
-            local: local_config.join("trust.d"),
-            built_in: Vec::new(),
-            checked: OnceLock::new(),
-        }
+        Self { system: system_config.join("trust.d"), local: local_config.join("trust.d"), ..Self::default() }
+    }
+
+    /// No directory at all: for what is judged by one key that is given, whatever the machine trusts.
+    #[must_use]
+    pub fn built_in_only() -> Self {
+        Self { built_in_only: true, ..Self::default() }
+    }
+
+    /// Where files are, the administrator's first.
+    fn directories(&self) -> impl Iterator<Item = (Level, &Path)> {
+        let all = [(Level::Local, self.local.as_path()), (Level::System, self.system.as_path())];
+        all.into_iter().filter(|_| !self.built_in_only)
     }
 
     /// Adds a key that is trusted for exactly one name, as if the vendor had said so; the administrator can mask it.
@@ -105,7 +114,7 @@ impl TrustDirs {
         if self.checked.get().is_some() {
             return Ok(());
         }
-        for directory in [&self.local, &self.system] {
+        for (_, directory) in self.directories() {
             ownership::check(directory)?;
             ownership::check_entry(&directory.join(REVOKED))?;
         }
@@ -121,9 +130,8 @@ impl TrustDirs {
     /// The rule in force for exactly this prefix, if any.
     pub(crate) fn rule(&self, prefix: &Prefix) -> Result<Option<Found>, TrustError> {
         self.check()?;
-        for level in [Level::Local, Level::System] {
-            let path = self.directory(level).expect("both have one").join(prefix.file_name());
-            match read_rule(&path)? {
+        for (level, directory) in self.directories() {
+            match read_rule(&directory.join(prefix.file_name()))? {
                 FileState::Absent => {}
                 FileState::Mask => return Ok(None),
                 FileState::Rule(rule) => {
@@ -139,8 +147,7 @@ impl TrustDirs {
     pub(crate) fn all(&self) -> Result<Vec<RuleFile>, TrustError> {
         self.check()?;
         let mut all = Vec::new();
-        for level in [Level::Local, Level::System] {
-            let directory = self.directory(level).expect("both have one");
+        for (level, directory) in self.directories() {
             let mut names = match std::fs::read_dir(directory) {
                 Ok(entries) => entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<Vec<_>, _>>(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -172,7 +179,7 @@ impl TrustDirs {
     /// Why a key is revoked, if it is. Either directory is enough, and so is an empty file.
     pub(crate) fn revoked(&self, key: KeyId) -> Result<Option<String>, TrustError> {
         self.check()?;
-        for directory in [&self.local, &self.system] {
+        for (_, directory) in self.directories() {
             let path = directory.join(REVOKED).join(key.to_string());
             if let Some(text) = read(&path)? {
                 return Ok(Some(text.lines().next().unwrap_or_default().to_owned()));
