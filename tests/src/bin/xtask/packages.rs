@@ -51,6 +51,8 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Test, "skopeo", &["/usr/bin/skopeo"]),
     (Need::Test, "umoci", &["/usr/bin/umoci"]),
     (Need::Test, "crun", &["/usr/bin/crun"]),
+    // podman takes this one where cgroups are of version 1, and crun refuses to be taken there.
+    (Need::Test, "runc", &["/usr/sbin/runc", "/usr/bin/runc"]),
     (Need::Test, "docker-registry", &["/usr/bin/docker-registry"]),
     (Need::Test, "apache2-utils", &["/usr/bin/htpasswd"]),
     (Need::Test, "openssl", &["/usr/bin/openssl"]),
@@ -62,7 +64,6 @@ const PACKAGES: &[(Need, &str, &[&str])] = &[
     (Need::Test, "systemd", &["/lib/systemd/systemd"]),
     (Need::Bench, "bubblewrap", &["/usr/bin/bwrap"]),
     (Need::Bench, "busybox-static", &["/bin/busybox"]),
-    (Need::Bench, "runc", &["/usr/sbin/runc", "/usr/bin/runc"]),
     (Need::Bench, "time", &["/usr/bin/time"]),
     (Need::Bench, "systemd-container", &["/usr/bin/systemd-nspawn"]),
 ];
