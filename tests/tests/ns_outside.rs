@@ -144,7 +144,7 @@ fn a_bad_client_harms_only_itself() {
             (&b"no json"[..], "understand the request"),
             (br#"{"request":"signal","signal":9}"#, "has no session"),
             (br#"{"request":"stop","grace":1}"#, "understand the request"),
-            (br#"{"request":"exec","app":"a","arguments":["/probe"]}"#, "fds"),
+            (br#"{"request":"exec","app":"a","arguments":["/probe"]}"#, "0 descriptors instead of 3"),
             (br#"{"request":"exec","app":"b","arguments":["/probe"],"tty":[1,1]}"#, "no app `b`"),
         ] {
             let answer = ask(&connect(t, &pod), request);
