@@ -71,7 +71,11 @@ fn no_kernel(t: &Test) {
     without(kernels::OWN, || {
         t.pod().app("a", "print ran").run().assert_exit(0).assert_stdout("ran");
         without(&format!("/boot/vmlinuz-{release}"), || {
-            t.pod().app("a", "true").run().assert_refused(125, "no guest kernel").assert_stderr_has("hint: build one");
+            t.pod()
+                .app("a", "true")
+                .run()
+                .assert_refused(125, "no guest kernel")
+                .assert_stderr_has("hint: install `linux-image-cloud-amd64` (Debian), build one");
         });
     });
 }
